@@ -1,0 +1,1 @@
+"""The entry points of scripts and of the command line."""

@@ -1,0 +1,181 @@
+"""`autotune()`: accuracy-aware quantization tuning from a script, on one process or on all ranks of mpirun."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from disttune.api.functions import drain, pack
+from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY, LogFormat, serve, tune_job
+from disttune.config.errors import InputError, UserCodeError
+from disttune.config.job import Job
+from disttune.config.job_file import job_from_dict, load_job
+from disttune.config.tuning_config import TuningConfig
+from disttune.runtime.result import TuningResult
+from disttune.runtime.transport import Transport
+from disttune.runtime.world import join_world
+
+if TYPE_CHECKING:  # onnx and onnxruntime are loaded when there is a model to hand back
+    import onnx
+
+    from disttune.api.tuned_model import TunedModel
+
+
+def autotune(
+    model: "str | os.PathLike[str] | onnx.ModelProto | None",
+    tune_config: "TuningConfig | Job | Mapping[str, Any] | str | os.PathLike[str]",
+    eval_fn: Any = None,
+    calibration_data_reader: Any = None,
+    *,
+    run_directory: str | os.PathLike[str] = DEFAULT_RUN_DIRECTORY,
+    fresh: bool = False,
+    log_format: LogFormat = "plain",
+) -> "TunedModel":
+    """Find the quantized model that meets the accuracy goal.
+
+    Under mpirun it is collective: every rank calls it with the same arguments and gets the same result;
+    the ranks work together. The evaluation runs in processes of its own (a crash or a hang of it costs one
+    trial), unless `runtime.isolation` is "none". The same call again goes on where an earlier one ended.
+
+    Args:
+        model: the float model, a path or a ModelProto; None when a job file names it.
+        tune_config: a `TuningConfig`, or a job: the path of a job file, or its sections as a dict.
+        eval_fn: a function that takes the model (usable as an InferenceSession and as a path) and returns
+            its metric; or a dict {"eval_fn", "weight", "name", "higher_is_better"}; or a list of these.
+            None takes what the job's `evaluation` section says.
+        calibration_data_reader: has `get_next()` as onnxruntime's, or is an iterable of feeds
+            {input: array}, or a function that gives one. It is read once, on rank 0.
+        run_directory: journal, trial table and best model are kept there.
+        fresh: start anew where the directory holds a journal.
+        log_format: "plain", "json" or "quiet".
+    Returns:
+        The best model, even when it misses the goal (`result.status` tells).
+    Raises:
+        InputError: something given is wrong; the message names cause and mend.
+        DisttuneError: no trial gave a metric, or the job was interrupted; the same on every rank.
+    """
+    transport = join_world()
+    try:
+        handed = {"eval_fn": eval_fn} if eval_fn is not None else {}
+        if transport.rank != 0:
+            goodbye = serve(transport, handed or None)
+            result, files = goodbye.result, goodbye.model
+            assert isinstance(result, TuningResult)
+            return _tuned(files or {}, result)
+        return _lead(
+            transport,
+            model,
+            tune_config,
+            handed,
+            calibration_data_reader,
+            Path(run_directory),
+            fresh,
+            log_format,
+        )
+    finally:
+        transport.close()
+
+
+def _lead(
+    transport: Transport,
+    model: Any,
+    tune_config: Any,
+    handed: dict[str, Any],
+    reader: Any,
+    path: Path,
+    fresh: bool,
+    log_format: LogFormat,
+) -> "TunedModel":
+    try:
+        job = _job_of(model, tune_config, "eval_fn" in handed, reader is not None, path)
+        feeds = drain(reader, max(job.calibration.samples))
+        if feeds is not None:
+            handed["feeds"] = feeds
+        inline = job.runtime.isolation == "none"
+        functions = pack({} if inline else handed) if handed else None
+    except Exception as error:
+        _dismiss(transport, error)
+        raise
+    result = tune_job(
+        job, transport, path, fresh, log_format, functions, handed if inline else None, share_model=True
+    )
+    files = {f.name: f.read_bytes() for f in path.glob("best.onnx*")}
+    return _tuned(files, result)
+
+
+def _dismiss(transport: Transport, error: Exception) -> None:
+    """Let the other ranks raise as well: the job never began."""
+    from disttune.runtime.messages import Goodbye
+
+    for rank in range(1, transport.size):
+        transport.send(rank, Goodbye(getattr(error, "exit_code", 1), message=str(error)))
+
+
+def _tuned(files: dict[str, bytes], result: TuningResult) -> "TunedModel":
+    from disttune.api.tuned_model import tuned_model_of
+
+    return tuned_model_of(files, result, ("CPUExecutionProvider",))
+
+
+def _job_of(model: Any, tune_config: Any, has_eval_fn: bool, has_reader: bool, path: Path) -> Job:
+    if isinstance(tune_config, Job):
+        return tune_config
+    if isinstance(tune_config, str | os.PathLike):
+        overrides = [] if model is None else [f'model.path="{_model_path(model, path)}"']
+        return load_job(Path(tune_config), overrides)
+    if isinstance(tune_config, TuningConfig):
+        data = _sections(tune_config)
+        if not has_eval_fn:
+            raise UserCodeError("eval_fn is missing: autotune needs it to tell how good a model is")
+    elif isinstance(tune_config, Mapping):
+        data = dict(tune_config)
+    else:
+        raise InputError(
+            f"tune_config is a {type(tune_config).__name__}; expected a TuningConfig, a job's path or its sections"
+        )
+    if model is not None:
+        data["model"] = {**data.get("model", {}), "path": str(_model_path(model, path))}
+    needs_data = data.get("quantization", {}).get("approach", "static") != "dynamic"
+    if needs_data and not has_reader and not data.get("calibration"):
+        raise InputError(
+            "calibration_data_reader is missing: static quantization measures ranges on data "
+            "(DynamicQuantConfig needs none)"
+        )
+    return job_from_dict(data, Path.cwd(), functions_given=has_eval_fn or has_reader)
+
+
+def _sections(config: TuningConfig) -> dict[str, Any]:
+    """The job sections a `TuningConfig` stands for."""
+    configs = config.configs()
+    algorithms = {c.algorithm for c in configs}
+    sizes = {size for c in configs if (size := getattr(c, "calibration_sampling_size", None)) is not None}
+    if len(sizes) > 1:
+        raise InputError(
+            f"TuningConfig: calibration_sampling_size holds {sorted(sizes)}; one size for all configs is needed"
+        )
+    approach = "auto" if len(algorithms) > 1 else next(iter(algorithms))
+    return {
+        "tuning": {
+            "strategy": config.sampler,
+            "strategy_kwargs": {"configs": [c.to_dict() for c in configs]},
+            "max_trials": config.max_trials,
+            "timeout": config.timeout,
+        },
+        "accuracy": {"tolerable_loss": config.tolerable_loss},
+        "quantization": {"approach": approach},
+        "calibration": {"samples": max(sizes)} if sizes else {},
+    }
+
+
+def _model_path(model: Any, path: Path) -> Path:
+    """The model's file; a ModelProto is written below the run directory first."""
+    if isinstance(model, str | os.PathLike):
+        return Path(model).absolute()
+    if type(model).__name__ != "ModelProto":
+        raise InputError(f"model is a {type(model).__name__}; expected a path or a ModelProto")
+    from disttune.quantize.export import save_model
+
+    file = path.absolute() / "cache" / "model.onnx"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_model(model, file)
+    return file

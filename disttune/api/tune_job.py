@@ -1,0 +1,92 @@
+"""Tune a job on every rank of this world and write its files: what `autotune` and the command line share."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from disttune.config.errors import DisttuneError
+from disttune.config.job import Job
+from disttune.report.console import ConsoleReport, JsonReport
+from disttune.report.files import write_result
+from disttune.runtime.listener import Listener, Silent
+from disttune.runtime.messages import Functions, Goodbye
+from disttune.runtime.ranks import run_agent, run_master
+from disttune.runtime.result import TuningResult
+from disttune.runtime.run_directory import RunDirectory
+from disttune.runtime.transport import Transport
+
+DEFAULT_RUN_DIRECTORY = Path("disttune_run")
+LogFormat = Literal["plain", "json", "quiet"]
+
+
+class Report(Listener, Protocol):
+    """A listener that tells the result as well."""
+
+    def finished(self, result: TuningResult, best_path: str) -> None: ...
+
+
+class Quiet(Silent):
+    """Tells warnings on stderr and nothing else."""
+
+    def warned(self, text: str) -> None:
+        sys.stderr.write(f"warning: {text}\n")
+
+    def finished(self, result: TuningResult, best_path: str) -> None: ...
+
+
+def make_report(log_format: LogFormat) -> Report:
+    if log_format == "json":
+        return JsonReport(sys.stdout)
+    return ConsoleReport(sys.stdout) if log_format == "plain" else Quiet()
+
+
+def tune_job(
+    job: Job,
+    transport: Transport,
+    path: Path,
+    fresh: bool = False,
+    log_format: LogFormat = "plain",
+    functions: Functions | None = None,
+    handed: Mapping[str, Any] | None = None,
+    share_model: bool = False,
+) -> TuningResult:
+    """Run a job as rank 0; the other ranks call `serve`.
+
+    Args:
+        job: what to do.
+        transport: of this world.
+        path: run directory.
+        fresh: start anew where a journal is found.
+        log_format: how progress is told.
+        functions: the user's functions when they do not come from files.
+        handed: the same functions themselves, for `isolation = "none"`.
+        share_model: whether every rank gets the best model's bytes.
+    Returns:
+        The result; result.json and trials.csv are written.
+    Raises:
+        DisttuneError: with a message for the user and an exit code.
+    """
+    report = make_report(log_format)
+
+    def farewell(result: TuningResult, run: RunDirectory) -> Goodbye:
+        write_result(result, run.result_file, run.trials_file)
+        report.finished(result, str(run.best_model))
+        files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")} if share_model else None
+        return Goodbye(0, result, files)
+
+    return run_master(job, functions or Functions(), path, fresh, transport, report, farewell, handed)
+
+
+def serve(transport: Transport, handed: Mapping[str, Any] | None = None) -> Goodbye:
+    """Serve rank 0 until the job ends; called on every other rank.
+
+    Raises:
+        DisttuneError: the job ended with a message for the user.
+    """
+    goodbye = run_agent(transport, handed)
+    if goodbye.exit_code != 0:
+        error = DisttuneError(goodbye.message)
+        error.exit_code = goodbye.exit_code
+        raise error
+    return goodbye

@@ -1,0 +1,90 @@
+"""The application: finds the commands, runs one, turns what it raises into a message and an exit code."""
+
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from disttune.config.errors import DisttuneError
+
+EXIT_FAULT = 1
+DEFAULT_JOB_FILE = Path("disttune.toml")
+# How launchers tell a process its rank. Only rank 0 reads the command line of these commands.
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
+COLLECTIVE = ("tune", "demo")
+
+app = typer.Typer(
+    name="disttune",
+    help="Find the quantized model that meets your accuracy goal, with every rank of an MPI job.",
+    epilog="Without a command: tunes ./disttune.toml when there is one.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: make a function the command of this name; its docstring is the help."""
+    return app.command(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given and DEFAULT_JOB_FILE.is_file():
+        given = ["tune", str(DEFAULT_JOB_FILE)]
+    try:
+        if given[:1] and given[0] in COLLECTIVE and _launched_rank() > 0 and "--help" not in given:
+            return _serve()
+        _import_commands()
+        code = app(given, prog_name="disttune", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except DisttuneError as error:
+        _say(str(error))
+        return error.exit_code
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.Abort:
+        return 130
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a mistake in the command line
+            error.show()
+            return int(error.exit_code)
+        raise
+
+
+def _launched_rank() -> int:
+    ranks = [os.environ.get(name, "") for name in RANK_VARIABLES]
+    return next((int(rank) for rank in ranks if rank.isdigit()), 0)
+
+
+def _serve() -> int:
+    """Every rank but 0: rank 0 says what there is to say."""
+    from disttune.api.tune_job import serve
+    from disttune.runtime.world import join_world
+
+    try:
+        transport = join_world()
+        try:
+            serve(transport)
+        finally:
+            transport.close()
+    except DisttuneError:
+        return 0  # rank 0 ends last, with the code
+    return 0
+
+
+def _import_commands() -> None:
+    package = importlib.import_module("disttune.cli")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"disttune.cli.{module.name}")
+
+
+def _say(text: str) -> None:
+    typer.echo(f"disttune: {text}", err=True)

@@ -1,0 +1,50 @@
+"""`disttune space`: what the tuning space of a job holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from disttune.cli.application import command
+from disttune.config.job import Job
+from disttune.config.job_file import load_job
+from disttune.space.capability import load_capability
+from disttune.space.space import Space, build_space
+
+
+@command("space")
+def space(
+    job: Annotated[Path, typer.Argument(help="Job file (TOML).")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key, e.g. quantization.approach=auto.")
+    ] = None,
+) -> int:
+    """Show the tuning space of a job: op types, their options, and how many candidates they make."""
+    print_space(space_of(load_job(job, set_ or [])), Console(highlight=False))
+    return 0
+
+
+def space_of(job: Job) -> Space:
+    """Load the job's model and build its space; nothing is quantized."""
+    from disttune.quantize.engine import find_engine
+    from disttune.quantize.graph import prepare, read_model
+    from disttune.quantize.summary import summarize
+
+    engine = find_engine(job.quantization.engine)
+    original = read_model(job.model.path)
+    summary = summarize(prepare(original), original)
+    return build_space(summary, load_capability(job.model.target), job.quantization, engine.methods)
+
+
+def print_space(space: Space, console: Console) -> None:
+    table = Table("op type", "ops", "options each", "what they are")
+    for row in space.describe():
+        table.add_row(row.op_type, str(row.n_ops), str(row.n_options), row.options)
+    console.print(table)
+    for recipe, ops in space.float_recipes.items():
+        console.print(f"recipe {recipe}: open; it leaves {', '.join(sorted(ops))} in float", markup=False)
+    console.print(f"{space.op_wise().size_text} candidates op by op, {space.size_text} with open recipes")
+    for warning in space.warnings:
+        console.print(f"warning: {warning}", markup=False)

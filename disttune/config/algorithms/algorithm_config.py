@@ -1,0 +1,134 @@
+"""What all algorithm configs share: parameters with one value or a list, expansion, reading and writing.
+
+Pure. Order of the expansion, as in ONNX neural-compressor: the product over the parameters of the
+whole model outside, the product over those of the op inside, and in both the first named parameter
+varies fastest. With per-op parameters a = [1, 2], b = [3, 4] and a model-level m = [5, 6]:
+
+    ====== = = = = = = = =
+    config 0 1 2 3 4 5 6 7
+    ====== = = = = = = = =
+    a      1 2 1 2 1 2 1 2
+    b      3 3 4 4 3 3 4 4
+    m      5 5 5 5 6 6 6 6
+    ====== = = = = = = = =
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
+
+from disttune.config.algorithms.parameter import Parameter
+from disttune.config.errors import InputError
+from disttune.config.nearest import unknown_name
+from disttune.config.schemes import OpConfig
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """Parameters of one algorithm; subclasses are frozen dataclasses with `per_op` and `model_level` fields.
+
+    A list stands for several configs, which `expand` makes; it is kept as a tuple.
+
+    Raises:
+        InputError: a value is wrong, a list is empty; one line for each mistake.
+    """
+
+    algorithm: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        for name, parameter in self._parameters().items():
+            try:
+                object.__setattr__(self, name, _checked(name, parameter, getattr(self, name)))
+            except InputError as error:
+                mistakes.append(f"{type(self).__name__}: {error}")
+        if mistakes:
+            raise InputError("\n".join(mistakes))
+
+    def expand(self) -> list[Self]:
+        """The single-valued configs, in the order that the head of this file shows."""
+        return [
+            replace(self, **model_values, **op_values)
+            for model_values in self._product("model")
+            for op_values in self._product("op")
+        ]
+
+    @property
+    def n_configs(self) -> int:
+        """Number of configs that `expand` makes."""
+        return math.prod(len(self._values(name)) for name in self._parameters())
+
+    def op_config(self) -> OpConfig:
+        """How ops are computed that this single-valued config quantizes.
+
+        Ops without a constant weight take the activation scheme alone.
+
+        Raises:
+            InputError: some parameter holds several values.
+        """
+        if several := [n for n, p in self._parameters().items() if _is_several(p, getattr(self, n))]:
+            raise InputError(
+                f"{type(self).__name__} holds lists ({', '.join(several)}) and stands for "
+                f"{self.n_configs} configs; take one of expand()"
+            )
+        return self._op_config()
+
+    def _op_config(self) -> OpConfig:
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, with the algorithm's name; parameters at None are left out."""
+        values = {name: getattr(self, name) for name in self._parameters()}
+        return {"algorithm": self.algorithm} | {k: _as_lists(v) for k, v in values.items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote, or parameters by name.
+
+        Raises:
+            InputError: a parameter is unknown or its value wrong, or the data are of another algorithm.
+        """
+        values = dict(data)
+        if (algorithm := values.pop("algorithm", cls.algorithm)) != cls.algorithm:
+            raise InputError(
+                f'{cls.__name__} is of algorithm "{cls.algorithm}"; the data are of "{algorithm}"'
+            )
+        known = cls._parameters()
+        if unknown := [unknown_name("parameter", name, known) for name in values if name not in known]:
+            raise InputError("\n".join(f"{cls.__name__}: {text}" for text in unknown))
+        return cls(**values)
+
+    @classmethod
+    def _parameters(cls) -> dict[str, Parameter]:
+        return {f.name: f.metadata["parameter"] for f in fields(cls)}
+
+    def _values(self, name: str) -> tuple[Any, ...]:
+        value = getattr(self, name)
+        return tuple(value) if _is_several(self._parameters()[name], value) else (value,)
+
+    def _product(self, level: Literal["op", "model"]) -> list[dict[str, Any]]:
+        slowest_first = [n for n, p in reversed(self._parameters().items()) if p.level == level]
+        rows = itertools.product(*(self._values(n) for n in slowest_first))
+        return [dict(zip(slowest_first, row, strict=True)) for row in rows]
+
+
+def _checked(name: str, parameter: Parameter, value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy
+        value = value.tolist()
+    if not _is_several(parameter, value):
+        return parameter.check(name, value)
+    if not value:
+        raise InputError(f"{name} must hold at least one value; an empty list was given")
+    return tuple(parameter.check(name, v) for v in value)
+
+
+def _is_several(parameter: Parameter, value: Any) -> bool:
+    if not isinstance(value, list | tuple | range):
+        return False
+    return not parameter.is_list or any(v is None or isinstance(v, list | tuple) for v in value)
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(v) for v in value] if isinstance(value, tuple) else value

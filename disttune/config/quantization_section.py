@@ -1,0 +1,156 @@
+"""The `[quantization]` section: approach, engine, options of op types and ops, recipes."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+
+from disttune.config.errors import InputError
+from disttune.config.field_types import OneOf, OneOrMore, Section, Text, mistake, mistakes
+from disttune.config.nearest import unknown_name
+from disttune.config.recipes import RECIPES, RecipeValue
+from disttune.config.schemes import FLOAT_DTYPES, GRANULARITIES, QUANTIZED_DTYPES, parse_method
+from disttune.config.toml_text import shown, toml_value
+
+DtypeName = Annotated[str, OneOf("dtype", QUANTIZED_DTYPES + FLOAT_DTYPES)]
+GranularityName = Annotated[str, OneOf("granularity", GRANULARITIES)]
+FloatName = Annotated[str, OneOf("float type", FLOAT_DTYPES)]
+
+
+def _check_method(text: str) -> str:
+    try:
+        parse_method(text)
+    except InputError as error:
+        raise mistake(str(error)) from None
+    return text
+
+
+MethodName = Annotated[str, AfterValidator(_check_method)]
+
+
+class SchemeOptions(Section):
+    """Ways to quantize one tensor; a key left out takes what the target offers."""
+
+    dtype: OneOrMore[DtypeName] | None = Field(
+        default=None, description="Type of the codes; float32, float16 and bfloat16 leave the op in float."
+    )
+    symmetric: OneOrMore[bool] | None = Field(default=None, description="Whether the zero point is fixed.")
+    granularity: OneOrMore[GranularityName] | None = Field(
+        default=None,
+        description="One scale for the tensor, for each channel, or for each group of a channel.",
+    )
+    group_size: OneOrMore[Annotated[int, Field(ge=1)]] | None = Field(
+        default=None, description='Elements of a group, with granularity "per_group".'
+    )
+    method: OneOrMore[MethodName] | None = Field(
+        default=None,
+        description="How the range is found: minmax, percentile, entropy, mse, distribution; a parameter "
+        'after a colon, "percentile:99.99".',
+    )
+
+    @field_validator("group_size")
+    @classmethod
+    def _fits_granularity(cls, sizes: tuple[int, ...] | None, info: ValidationInfo) -> tuple[int, ...] | None:
+        if "granularity" not in info.data:
+            return sizes
+        grouped = "per_group" in (info.data["granularity"] or ())
+        if grouped and sizes is None:
+            raise mistake('is missing: granularity "per_group" needs it, for example group_size = 32')
+        if sizes is not None and not grouped:
+            raise mistake('needs granularity = "per_group"')
+        return sizes
+
+
+class OpOptions(Section):
+    """Ways to compute an op; a key left out takes what the target offers."""
+
+    weight: SchemeOptions | None = Field(default=None, description="Options of the constant weight.")
+    activation: SchemeOptions | None = Field(default=None, description="Options of the activations.")
+    approach: OneOrMore[Literal["static", "dynamic", "weight_only"]] | None = Field(
+        default=None, description='How the op may be quantized; narrows quantization.approach, e.g. "auto".'
+    )
+    fallback: FloatName | None = Field(
+        default=None, description="Float type that the op goes back to; float32 where nothing is given."
+    )
+
+
+def _recipes_schema() -> dict[str, Any]:
+    properties = {}
+    for recipe in RECIPES.values():
+        value = {"enum": list(recipe.values)}
+        listed = {"type": "array", "items": value, "minItems": 1}
+        properties[recipe.name] = {
+            "anyOf": [value, listed], "default": recipe.default, "description": recipe.summary,
+        }  # fmt: skip
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+class QuantizationSection(Section):
+    """How the model may be quantized."""
+
+    approach: Literal["static", "dynamic", "auto", "weight_only"] = Field(
+        default="static", description="static (calibrated), dynamic, auto (both), or weight_only."
+    )
+    engine: Text = Field(default="reference", description="What builds the quantized models.")
+    placement: Literal["speed", "all"] | None = Field(
+        default=None,
+        description="speed: quantize what the provider runs fast; all: every op the space allows. "
+        "Left out: by target and engine.",
+    )
+    format: Literal["qdq", "qoperator"] = Field(
+        default="qdq", description="How quantized ops are written in the graph."
+    )
+    accuracy_level: int = Field(
+        default=0,
+        ge=0,
+        le=4,
+        description="Of MatMulNBits: 0 unset, 1 float32, 2 float16, 3 bfloat16, 4 int8.",
+    )
+    op_types: Mapping[Text, OpOptions] = Field(
+        default_factory=dict, description="Options by ONNX operator type, e.g. [quantization.op_types.Conv]."
+    )
+    op_names: Mapping[Text, OpOptions] = Field(
+        default_factory=dict,
+        description="Options by regular expression on the whole node name; they go before those of op types.",
+    )
+    recipes: Annotated[Mapping[str, tuple[RecipeValue, ...]], WithJsonSchema(_recipes_schema())] = Field(
+        default_factory=dict, description="Options of the whole model: one value fixes it, a list is tried."
+    )
+
+    @field_validator("op_names")
+    @classmethod
+    def _are_expressions(cls, options: Mapping[str, OpOptions]) -> Mapping[str, OpOptions]:
+        bad = []
+        for pattern, value in options.items():
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                bad.append((pattern, value, f"the name is not a regular expression: {error}"))
+        if bad:
+            raise mistakes(bad)
+        return options
+
+    @field_validator("recipes", mode="before")
+    @classmethod
+    def _are_known(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        values = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in given.items()}
+        bad = [(name, given[name], text) for name, v in values.items() if (text := _recipe_mistake(name, v))]
+        if bad:
+            raise mistakes(bad)
+        return values
+
+
+def _recipe_mistake(name: str, values: tuple[Any, ...]) -> str | None:
+    recipe = RECIPES.get(name)
+    if recipe is None:
+        return unknown_name("recipe", name, RECIPES)
+    listing = ", ".join(toml_value(v) for v in recipe.values)
+    wrong = [v for v in values if not recipe.takes(v)]
+    if wrong or not values:
+        return f"must be one of {listing}, or a list of them; {shown(wrong[0] if wrong else [])} was given"
+    if len(values) > 1 and not recipe.tunable:
+        return f"takes one value ({listing}): it is no part of the search"
+    return None

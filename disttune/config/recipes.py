@@ -1,0 +1,53 @@
+"""Recipes: transformations and options of the whole model that a job can fix or leave to the search."""
+
+from dataclasses import dataclass
+
+RecipeValue = bool | int | float | str
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One recipe.
+
+    Args:
+        name: key below `quantization.recipes`.
+        values: everything it can be set to.
+        default: what it is when neither the user nor the strategy sets it.
+        tunable: whether strategies may change it when the user leaves it open.
+        summary: one sentence for the documentation.
+    """
+
+    name: str
+    values: tuple[RecipeValue, ...]
+    default: RecipeValue
+    tunable: bool
+    summary: str
+
+    def takes(self, value: object) -> bool:
+        """Whether it can be set to this value (1 is not true)."""
+        return any(type(v) is type(value) and v == value for v in self.values)
+
+
+_ALL = (
+    Recipe(
+        "first_conv_or_matmul_quantization", (True, False), True, True,
+        "Whether the first Conv or MatMul of the graph is quantized.",
+    ),
+    Recipe(
+        "last_conv_or_matmul_quantization", (True, False), True, True,
+        "Whether the last Conv or MatMul of the graph is quantized.",
+    ),
+    Recipe(
+        "pre_post_process_quantization", (True, False), True, True,
+        "Whether ops before the first and after the last Conv or MatMul are quantized.",
+    ),
+    Recipe(
+        "add_qdq_pair_to_weight", (False, True), False, False,
+        "Whether weights stay in float with a QuantizeLinear and DequantizeLinear pair behind them.",
+    ),
+    Recipe(
+        "dedicated_qdq_pair", (False, True), False, False,
+        "Whether each consumer of a tensor gets a QuantizeLinear and DequantizeLinear pair of its own.",
+    ),
+)  # fmt: skip
+RECIPES = {recipe.name: recipe for recipe in _ALL}

@@ -1,0 +1,134 @@
+"""How one tensor and one operator are quantized: `Scheme` and `OpConfig`."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self
+
+from disttune.config.errors import InputError
+from disttune.config.nearest import unknown_name
+
+INTEGER_DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4")
+FLOAT8_DTYPES = ("float8e4m3fn", "float8e5m2")
+FLOAT_DTYPES = ("float32", "float16", "bfloat16")
+QUANTIZED_DTYPES = INTEGER_DTYPES + FLOAT8_DTYPES
+GRANULARITIES = ("per_tensor", "per_channel", "per_group")
+# Threshold methods; a number after the colon is the method's parameter, e.g. "percentile:99.99".
+METHODS: dict[str, float | None] = {
+    "minmax": None,
+    "percentile": 99.999,
+    "entropy": None,
+    "mse": None,
+    "distribution": None,
+}
+Approach = Literal["static", "dynamic", "weight_only", "float"]
+
+
+def parse_method(text: str) -> tuple[str, float | None]:
+    """Split a threshold method as users write it into its name and parameter.
+
+    Args:
+        text: "minmax", "percentile" or "percentile:99.99".
+    Returns:
+        The name and its parameter (the method's default where none is given).
+    Raises:
+        InputError: the name is unknown, the parameter is no number or out of range, or the method
+            takes none.
+    """
+    name, colon, number = text.partition(":")
+    if name not in METHODS:
+        raise InputError(unknown_name("threshold method", name, METHODS))
+    if not colon:
+        return name, METHODS[name]
+    if METHODS[name] is None:
+        raise InputError(f'threshold method "{name}" takes no parameter; "{text}" was given')
+    try:
+        parameter = float(number)
+    except ValueError:
+        raise InputError(f'threshold method "{text}": "{number}" is not a number') from None
+    if name == "percentile" and not 0 < parameter <= 100:
+        raise InputError(f'threshold method "{text}": a percentile is more than 0 and at most 100')
+    return name, parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How one tensor is quantized.
+
+    Args:
+        dtype: integer or float8 type of the codes.
+        symmetric: whether the zero point is fixed (0, or the middle of an unsigned type).
+        granularity: one scale for the tensor, for each channel, or for each group of a channel.
+        group_size: elements of a group; only with "per_group".
+        method: threshold method, a key of `METHODS`.
+        parameter: the method's parameter (percentile: percent of the mass kept), or None.
+    """
+
+    dtype: str
+    symmetric: bool
+    granularity: str = "per_tensor"
+    group_size: int | None = None
+    method: str = "minmax"
+    parameter: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.parameter is not None:  # 99 and 99.0 are one scheme, so they must have one digest
+            object.__setattr__(self, "parameter", float(self.parameter))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; fields that stand at None are left out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: v for k, v in values.items() if v is not None}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        return cls(**data)
+
+    def __str__(self) -> str:
+        shape = f"group of {self.group_size}" if self.group_size else self.granularity.replace("_", " ")
+        method = self.method if self.parameter is None else f"{self.method} {self.parameter:g}"
+        return f"{self.dtype} {'symmetric' if self.symmetric else 'asymmetric'} {shape} {method}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpConfig:
+    """How one operator is computed.
+
+    Args:
+        approach: "static", "dynamic", "weight_only", or "float" (not quantized).
+        weight: scheme of the constant weight; None when there is none, or for "float".
+        activation: scheme of the activations; None for "float" and for weight-only.
+        float_type: type of the computation for "float", else the type around the quantized part.
+    """
+
+    approach: Approach
+    weight: Scheme | None = None
+    activation: Scheme | None = None
+    float_type: str = "float32"
+
+    @property
+    def quantized(self) -> bool:
+        return self.approach != "float"
+
+    def to_dict(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"approach": self.approach}
+        if self.weight is not None:
+            data["weight"] = self.weight.to_dict()
+        if self.activation is not None:
+            data["activation"] = self.activation.to_dict()
+        if self.float_type != "float32":
+            data["float_type"] = self.float_type
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        schemes = {k: Scheme.from_dict(data[k]) for k in ("weight", "activation") if k in data}
+        return cls(data["approach"], float_type=data.get("float_type", "float32"), **schemes)
+
+    def __str__(self) -> str:
+        if not self.quantized:
+            return self.float_type
+        parts = [f"weight {self.weight}"] if self.weight else []
+        parts += [f"activation {self.activation}"] if self.activation else []
+        return f"{self.approach}: {', '.join(parts)}"
+
+
+FLOAT32 = OpConfig("float")

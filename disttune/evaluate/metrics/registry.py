@@ -1,0 +1,109 @@
+"""Metrics by name: shipped ones and entry points.
+
+Adding one is a new file in this package with a function `score(outputs, targets)` under
+`@register_metric("name", higher_is_better=...)`; third parties name their module in the entry-point
+group `disttune.metrics`.
+"""
+
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from disttune.config.errors import InputError, UserCodeError
+from disttune.config.nearest import unknown_name
+
+Scores = NDArray[np.float64]
+ScoreFunction = Callable[[Sequence[NDArray[Any]], NDArray[Any]], Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A registered metric.
+
+    Args:
+        name: what users write in `evaluation.metric`.
+        score: gives one number for each sample from the model's outputs and the targets.
+        higher_is_better: direction.
+        target: what it is held against: class numbers ("labels"), or an output ("output"): then
+            the float model's outputs stand in where the data have no target.
+    """
+
+    name: str
+    score: ScoreFunction
+    higher_is_better: bool
+    target: Literal["labels", "output"]
+
+
+_REGISTERED: dict[str, Metric] = {}
+
+
+def register_metric(
+    name: str, *, higher_is_better: bool, target: Literal["labels", "output"] = "labels"
+) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Decorator: make a score function known by the name users give in `evaluation.metric`.
+
+    Args:
+        name: of the metric.
+        higher_is_better: direction.
+        target: "labels" needs them in the data; "output" can do with the float model's outputs.
+    """
+
+    def register(score: ScoreFunction) -> ScoreFunction:
+        known = _REGISTERED.get(name)
+        if known and known.score.__module__ != score.__module__:
+            raise UserCodeError(
+                f'metric "{name}" is registered by {known.score.__module__} and {score.__module__}'
+            )
+        _REGISTERED[name] = Metric(name, score, higher_is_better, target)
+        return score
+
+    return register
+
+
+def metric_names() -> list[str]:
+    """Every name that `find_metric` knows, sorted."""
+    _import_shipped()
+    return sorted({*_REGISTERED, *(entry.name for entry in _entry_points())})
+
+
+def find_metric(name: str) -> Metric:
+    """The metric with this name.
+
+    Raises:
+        InputError: there is none (with the nearest name).
+        UserCodeError: the entry point of that name does not register it.
+    """
+    _import_shipped()
+    if name not in _REGISTERED:
+        for entry in _entry_points():
+            if entry.name == name:
+                _load(entry)
+    if name not in _REGISTERED:
+        raise InputError("evaluation.metric: " + unknown_name("metric", name, metric_names()))
+    return _REGISTERED[name]
+
+
+def _load(entry: importlib.metadata.EntryPoint) -> None:
+    where = f'entry point "{entry.name}" ({entry.value}) of disttune.metrics'
+    try:
+        entry.load()
+    except Exception as error:
+        raise UserCodeError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+    if entry.name not in _REGISTERED:
+        raise UserCodeError(f'{where} has no function under @register_metric("{entry.name}", ...)')
+
+
+def _import_shipped() -> None:
+    package = importlib.import_module("disttune.evaluate.metrics")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def _entry_points() -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group="disttune.metrics")

@@ -1,0 +1,149 @@
+"""`QuantizedModel`: a model in memory that can be run, and opened as a file."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import onnx
+import onnxruntime
+
+from disttune.config.errors import ModelError, TrialError
+from disttune.config.nearest import unknown_name
+from disttune.quantize.export import save_model
+from disttune.quantize.size import LARGE_BYTES, model_bytes
+
+_SESSION_NAMES = frozenset(n for n in dir(onnxruntime.InferenceSession) if not n.startswith("_")) | {"_sess"}
+
+
+class QuantizedModel(os.PathLike[str]):
+    """What an `eval_fn` gets: use it as an `onnxruntime.InferenceSession`, or as a path of an ONNX file.
+
+    `model.run(None, feeds)`, `model.get_inputs()` and every other method of a session work, and so do
+    `onnxruntime.InferenceSession(model)`, `onnx.load(model)` and `open(model, "rb")`. Session and file
+    are made when they are first needed. The session has onnxruntime's default options (the exported
+    model will run with them) but for its number of threads, which sleep when there is nothing to do.
+
+    Args:
+        proto: the model; it must not be changed.
+        n_threads: threads for one run, > 0.
+        providers: execution providers of onnxruntime, in their order. None of them is silently
+            replaced by another.
+        directory: the file is made in a folder of its own in here; None: in the system's place for
+            temporary files.
+    """
+
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        n_threads: int = 1,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        directory: Path | None = None,
+    ):
+        self._proto = proto
+        self._n_threads = n_threads
+        self._providers = tuple(providers)
+        self._directory = directory
+        self._session: onnxruntime.InferenceSession | None = None
+        self._path: Path | None = None
+        self._size_bytes: int | None = None
+        self._remove_file: weakref.finalize[..., QuantizedModel] | None = None
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        return self._proto
+
+    @property
+    def size_bytes(self) -> int:
+        """Size as a file; of a model larger than 2 GB its tensors alone."""
+        if self._size_bytes is None:
+            self._size_bytes = model_bytes(self._proto)
+        return self._size_bytes
+
+    @property
+    def path(self) -> Path:
+        """The model as a file, written when first asked for; `close` removes it."""
+        if self._path is None:
+            if self._directory is not None:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            folder = tempfile.mkdtemp(prefix="model-", dir=self._directory)
+            self._remove_file = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            save_model(self._proto, Path(folder, "model.onnx"))
+            self._path = Path(folder, "model.onnx")
+        return self._path
+
+    @property
+    def session(self) -> onnxruntime.InferenceSession:
+        """The session behind this model.
+
+        Raises:
+            TrialError: onnxruntime refuses the model.
+        """
+        if self._session is None:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = self._n_threads
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            large = self.size_bytes >= LARGE_BYTES
+            source = str(self.path) if large else self._proto.SerializeToString()
+            try:
+                self._session = onnxruntime.InferenceSession(
+                    source, options, providers=list(self._providers), enable_fallback=0
+                )
+            except Exception as error:
+                text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                raise TrialError(f"onnxruntime cannot load the model: {text}") from error
+        return self._session
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
+    ) -> list[Any]:
+        """Compute outputs (all for None) from {input name: array}."""
+        outputs: list[Any] = self.session.run(output_names, input_feed, run_options)
+        return outputs
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as plain ONNX, with external data beside it when it is larger than 2 GB."""
+        save_model(self._proto, Path(path))
+
+    def close(self) -> None:
+        """Remove the file and end the session. Both come back when they are asked for again."""
+        self._session = None
+        if self._remove_file is not None:
+            self._remove_file()
+        self._path = self._remove_file = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _SESSION_NAMES:
+            return getattr(self.session, name)
+        raise AttributeError(f"'QuantizedModel' (as onnxruntime.InferenceSession) has no attribute '{name}'")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"QuantizedModel({len(self._proto.graph.node)} nodes, {self.size_bytes} bytes)"
+
+
+def check_providers(providers: Sequence[str], where: str = "model.providers") -> None:
+    """See to it that onnxruntime has these execution providers.
+
+    Raises:
+        ModelError: one is missing (with the nearest of those there are).
+    """
+    available = onnxruntime.get_available_providers()
+    for name in providers:
+        if name not in available:
+            text = unknown_name("execution provider", name, available)
+            raise ModelError(f"{where}: this onnxruntime has {text}")

@@ -1,0 +1,1 @@
+"""Bundled models, data and job files that `demo` and the tests run."""

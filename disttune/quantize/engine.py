@@ -1,0 +1,102 @@
+"""Engines: what turns a candidate into a quantized model. Registered by name, loaded when first asked for.
+
+Pure but for the import of the engine that is asked for; knows neither onnx nor onnxruntime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+
+from disttune.config.errors import InputError
+from disttune.config.nearest import unknown_name
+from disttune.space.candidate import Candidate
+from disttune.space.summary import ModelSummary
+
+if TYPE_CHECKING:  # rank 0's agent asks for names and methods only, and stays small
+    import numpy as np
+    from onnx import ModelProto
+
+_BUILT_IN = ("disttune.quantize.reference.engine",)
+_engines: dict[str, type[Engine]] = {}
+_E = TypeVar("_E", bound="type[Engine]")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What an engine is told beside the model.
+
+    Args:
+        providers: of onnxruntime, for calibration runs.
+        n_threads: of a calibration run; 0 leaves it to onnxruntime.
+        placement: "speed" or "all", as the job says.
+        format: "qdq", or "qoperator" where the engine has it.
+        directory: for temporary files; None: the system's place. Nothing stays in it.
+    """
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    n_threads: int = 1
+    placement: str = "speed"
+    format: str = "qdq"
+    directory: Path | None = None
+
+
+class Engine(Protocol):
+    """Builds quantized models from one prepared model and its calibration feeds.
+
+    Args:
+        prepared: made by `graph.prepare`; not changed.
+        summary: of the same model: its op names are the names of the nodes.
+        feeds: calibration inputs, in the loader's order.
+        settings: see `EngineSettings`.
+    """
+
+    methods: ClassVar[frozenset[str]]
+
+    def __init__(
+        self,
+        prepared: ModelProto,
+        summary: ModelSummary,
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        settings: EngineSettings,
+    ) -> None: ...
+
+    def build(self, candidate: Candidate) -> ModelProto:
+        """The model of a candidate: valid, complete, the same bytes each time.
+
+        Raises:
+            TrialError: the candidate cannot be built; names the op and the cause.
+        """
+        ...
+
+
+def register_engine(name: str) -> Callable[[_E], _E]:
+    """Class decorator: `quantization.engine = name` means this class."""
+
+    def register(engine: _E) -> _E:
+        _engines[name] = engine
+        return engine
+
+    return register
+
+
+def engine_names() -> list[str]:
+    """Names of all engines."""
+    for module in _BUILT_IN:
+        importlib.import_module(module)
+    return sorted(_engines)
+
+
+def find_engine(name: str) -> type[Engine]:
+    """The engine of that name.
+
+    Raises:
+        InputError: there is none; names the nearest and all.
+    """
+    names = engine_names()
+    if name not in names:
+        raise InputError(unknown_name("engine", name, names))
+    return _engines[name]

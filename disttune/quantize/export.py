@@ -1,0 +1,121 @@
+"""Write a model so that its file is either the old one or the new one, whole.
+
+A model that protobuf cannot serialize gets its tensors in a second file `<name>.data`. That one is put
+in place first; only a crash between the two renames leaves a new data file beside an old model.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from disttune.config.errors import RunDirectoryError
+from disttune.quantize.digest import serialize
+from disttune.quantize.size import LARGE_BYTES, model_bytes
+
+_ALIGNMENT = 4096  # so that the data can be mapped
+_MIN_EXTERNAL_BYTES = 1024  # shapes, scales and the like stay in the model, where shape inference sees them
+
+
+def save_model(model: ModelProto, path: Path, external_from_bytes: int = LARGE_BYTES) -> None:
+    """Write a model to a file, or leave what is there.
+
+    Args:
+        model: not changed.
+        path: of the .onnx file; its folder exists.
+        external_from_bytes: models from this size on get a data file beside theirs.
+    Raises:
+        RunDirectoryError: it cannot be written: disk full, no permission ...
+    """
+    data_path = path.with_name(path.name + ".data")
+    try:
+        if model_bytes(model) < external_from_bytes:
+            with _replaced(path) as file:
+                file.write(serialize(model))
+            data_path.unlink(missing_ok=True)  # of a larger model before this one
+        else:
+            with _replaced(path) as file:
+                with _replaced(data_path) as data_file:
+                    skeleton = _write_tensors(model, data_file, data_path.name)
+                file.write(serialize(skeleton))
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{path}: the model cannot be written: {error.strerror or error}. "
+            "Make room or give another run directory (-o), then run the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _replaced(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and goes away when it does not."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_tensors(model: ModelProto, file: BinaryIO, location: str) -> ModelProto:
+    """Write the initializers one after the other; returns the model that refers to them."""
+    skeleton = _without_initializers(model)
+    for tensor in model.graph.initializer:
+        kept = skeleton.graph.initializer.add()
+        raw = _raw_data(tensor)
+        if raw is None or len(raw) < _MIN_EXTERNAL_BYTES:
+            kept.CopyFrom(tensor)
+            continue
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+        kept.name, kept.data_type = tensor.name, tensor.data_type
+        kept.dims.extend(tensor.dims)
+        kept.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", file.tell()), ("length", len(raw))):
+            kept.external_data.add(key=key, value=str(value))
+        file.write(raw)
+    return skeleton
+
+
+def _without_initializers(model: ModelProto) -> ModelProto:
+    """A copy of everything but the tensors, so that a large model is never in memory twice."""
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            for part, content in value.ListFields():
+                if part.name != "initializer":
+                    _copy_field(copy.graph, part.name, content)
+        else:
+            _copy_field(copy, field.name, value)
+    return copy
+
+
+def _copy_field(target: object, name: str, value: object) -> None:
+    current = getattr(target, name)
+    if hasattr(current, "MergeFrom"):
+        current.MergeFrom(value)
+    else:
+        setattr(target, name, value)
+
+
+def _raw_data(tensor: TensorProto) -> bytes | None:
+    """The bytes of a tensor; None for strings, which have no raw form."""
+    if tensor.data_type == TensorProto.STRING:
+        return None
+    if tensor.HasField("raw_data"):
+        return bytes(tensor.raw_data)
+    return bytes(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

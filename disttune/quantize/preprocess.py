@@ -1,0 +1,115 @@
+"""onnxruntime's preparation for quantization: shapes, constant folding, fusion of affine layers.
+
+`quant_pre_process` with what it lacks: it leaves files in the working directory when its symbolic shape
+inference fails, and goes on without a word (except to the log) when the optimizer does.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime
+from onnx import ModelProto
+from onnxruntime.quantization import quant_pre_process
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+from disttune.config.errors import ModelError
+from disttune.quantize.quiet import quiet_onnxruntime
+from disttune.quantize.size import model_bytes
+
+_INT_MAX = 2**31 - 1  # default of quant_pre_process: from here on a slice's end means "to the end"
+
+
+def preprocess(
+    model: ModelProto, warn: Callable[[str], None], directory: Path | None, large_bytes: int
+) -> ModelProto:
+    """Infer shapes and optimize, leaving out what fails.
+
+    Args:
+        model: may be changed.
+        warn: called with one line for each step left out.
+        directory: for temporary files.
+        large_bytes: from this size on, files have external data.
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    inferred = _with_symbolic_shapes(model, warn)
+    with tempfile.TemporaryDirectory(prefix="disttune-prepare-", dir=directory) as name:
+        folder = Path(name)
+        large = model_bytes(inferred) >= large_bytes
+        source = folder / "model.onnx"
+        onnx.save_model(inferred, source, save_as_external_data=large, location="model.onnx.data")
+        try:
+            return _optimized(source, folder / "optimized.onnx", large, skip=False)
+        except _StepError as failure:
+            _check_loads(source)
+            warn(f"onnxruntime's graph optimization was left out: {failure}")
+        try:
+            return _optimized(source, folder / "inferred.onnx", large, skip=True)
+        except _StepError as failure:
+            raise ModelError(f"onnx cannot infer the model's shapes: {failure}. Export it again.") from None
+
+
+class _StepError(Exception):
+    pass
+
+
+def _with_symbolic_shapes(model: ModelProto, warn: Callable[[str], None]) -> ModelProto:
+    # `SymbolicShapeInference.infer_shapes` without its last step, which on failure writes the whole model
+    # into the working directory.
+    try:
+        with quiet_onnxruntime():
+            inference = SymbolicShapeInference(_INT_MAX, auto_merge=False, guess_output_rank=False, verbose=0)
+            inference._preprocess(model)
+            complete = False
+            while inference.run_:
+                complete = inference._infer_impl()
+            inference._update_output_from_vi()
+    except Exception as error:  # sympy, KeyError, AssertionError ...: it is not robust
+        warn(f"symbolic shape inference was left out ({type(error).__name__}: {first_line(error)})")
+        return model
+    if not complete:
+        warn("symbolic shape inference was left out: it could not infer every shape")
+        return model
+    inferred: ModelProto = inference.out_mp_
+    return inferred
+
+
+def _optimized(source: Path, target: Path, large: bool, skip: bool) -> ModelProto:
+    try:
+        with quiet_onnxruntime() as errors:
+            quant_pre_process(
+                str(source),
+                str(target),
+                skip_optimization=skip,
+                skip_symbolic_shape=True,
+                save_as_external_data=large,
+                all_tensors_to_one_file=True,
+                external_data_location=target.name + ".data",
+            )
+    except Exception as error:
+        raise _StepError(first_line(error)) from None
+    if errors:
+        raise _StepError(errors[-1].strip().splitlines()[-1])
+    return onnx.load(target)
+
+
+def _check_loads(source: Path) -> None:
+    """Tell a model that onnxruntime cannot run at all from one that it cannot optimize."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        cause = first_line(error).rpartition(f"{source} failed:")[2]
+        raise ModelError(
+            f"onnxruntime cannot load the model: {cause}. Check it with onnxruntime alone."
+        ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line without its final full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

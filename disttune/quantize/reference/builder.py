@@ -1,0 +1,146 @@
+"""One candidate into one model: shared weights apart, static ops, then dynamic ones, then checks."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+from disttune.config.errors import InternalError, TrialError
+from disttune.config.schemes import OpConfig
+from disttune.quantize.counts import count_quantized
+from disttune.quantize.engine import EngineSettings
+from disttune.quantize.preprocess import first_line
+from disttune.quantize.reference.calibration import Calibration
+from disttune.quantize.reference.dynamic import quantize_dynamic_ops
+from disttune.quantize.reference.schemes import copy_shared_weights
+from disttune.quantize.reference.static import quantize_static_ops
+from disttune.quantize.size import LARGE_BYTES, model_bytes
+from disttune.quantize.topology import sort_nodes
+from disttune.space.candidate import Candidate
+from disttune.space.summary import ModelSummary
+
+_RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair"})
+# Recipes that the space has already turned into ops left in float.
+_RESOLVED_RECIPES = frozenset(
+    {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
+)
+_METHODS = frozenset({"minmax", "entropy", "percentile", "distribution"})
+_INFER_MARK = "onnx.infer"  # onnxruntime's quantizers mark a model whose types are known
+
+
+class Builder:
+    """See `ReferenceEngine`."""
+
+    def __init__(
+        self,
+        prepared: ModelProto,
+        summary: ModelSummary,
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        settings: EngineSettings,
+    ):
+        self._prepared = prepared
+        self._ops = {op.name for op in summary.ops}
+        self._directory = settings.directory
+        self._valid = _invalid(prepared) is None  # onnxruntime also runs models that onnx calls invalid
+        self._inferred = self._with_types(prepared)
+        self._calibration = Calibration(self._inferred, feeds, settings)
+
+    def build(self, candidate: Candidate) -> ModelProto:
+        configs = {op: c for op, c in candidate.configs().items() if c.quantized}
+        if unknown := configs.keys() - self._ops:
+            raise InternalError(f"the candidate quantizes op {min(unknown)}, which the model does not have")
+        if not configs:
+            return _copy(self._prepared)
+        self._check(configs, candidate)
+        model = _copy(self._inferred)
+        copy_shared_weights(model, candidate)
+        static = {op: c for op, c in configs.items() if c.approach == "static"}
+        dynamic = {op: c for op, c in configs.items() if c.approach == "dynamic"}
+        if static:
+            model = quantize_static_ops(model, static, self._calibration, dict(candidate.recipes))
+            sort_nodes(model.graph)
+        if dynamic:
+            if static:
+                _rename_parameters(model, {node.name for node in self._inferred.graph.node})
+                model = self._with_types(model)
+            model = quantize_dynamic_ops(model, dynamic)
+        return self._finished(model, len(configs))
+
+    def _finished(self, model: ModelProto, n_ops: int) -> ModelProto:
+        kept = [entry for entry in model.metadata_props if entry.key != _INFER_MARK]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        if count_quantized(model) == 0:
+            raise TrialError(f"onnxruntime's quantizer left all {n_ops} ops of the candidate in float")
+        if self._valid and (fault := _invalid(model)):
+            raise TrialError(f"onnxruntime's quantizer made an invalid model: {fault}")
+        return model
+
+    def _check(self, configs: Mapping[str, OpConfig], candidate: Candidate) -> None:
+        for recipe, value in candidate.recipes:
+            if recipe not in _RECIPES | _RESOLVED_RECIPES and value:
+                raise TrialError(
+                    f'engine "reference" has no recipe {recipe}; it has {", ".join(sorted(_RECIPES))}'
+                )
+        for op, config in configs.items():
+            if config.approach not in ("static", "dynamic"):
+                raise TrialError(
+                    f'op {op}: engine "reference" does static and dynamic, not {config.approach}'
+                )
+            for scheme in (config.weight, config.activation):
+                if scheme is not None and scheme.method not in _METHODS:
+                    methods = ", ".join(sorted(_METHODS))
+                    raise TrialError(
+                        f'op {op}: engine "reference" has no method {scheme.method}; it has {methods}'
+                    )
+            if config.weight is not None and config.weight.method != "minmax":
+                raise TrialError(
+                    f'op {op}: engine "reference" takes weights by their minimum and maximum, '
+                    f"not by {config.weight.method}"
+                )
+
+    def _with_types(self, model: ModelProto) -> ModelProto:
+        """The model with the types of all tensors, as onnxruntime's quantizers load one."""
+        with tempfile.TemporaryDirectory(prefix="disttune-infer-", dir=self._directory) as folder:
+            path = Path(folder) / "model.onnx"
+            large = model_bytes(model) >= LARGE_BYTES
+            onnx.save_model(_copy(model), path, save_as_external_data=large, location="model.onnx.data")
+            inferred: ModelProto = load_model_with_shape_infer(path)
+            return inferred
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _rename_parameters(model: ModelProto, float_nodes: set[str]) -> None:
+    """Make room for the names that the dynamic quantizer gives to its own nodes and scales.
+
+    For a tensor x both quantizers make a node `x_QuantizeLinear` and tensors `x_scale` and
+    `x_zero_point`, and the dynamic one takes a node of that name for its own.
+    """
+    parameters: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.name not in float_nodes:
+            node.name += "_static"
+            for i in range(1, len(node.input)):
+                parameters[node.input[i]] = node.input[i] + "_static"
+                node.input[i] = parameters[node.input[i]]
+    for tensor in model.graph.initializer:
+        tensor.name = parameters.get(tensor.name, tensor.name)
+
+
+def _invalid(model: ModelProto) -> str | None:
+    """What `onnx.checker` finds wrong. Models of 2 GiB are not checked: it takes those from a file only."""
+    if model_bytes(model) < LARGE_BYTES:
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError as error:
+            return first_line(error)
+    return None

@@ -1,0 +1,46 @@
+"""The reference engine: static ops by `QDQQuantizer`, dynamic ones by `ONNXQuantizer`, both per op.
+
+A light front: what needs onnxruntime is imported when an engine is made, so that asking for the methods
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from disttune.config.errors import InputError
+from disttune.quantize.engine import EngineSettings, register_engine
+from disttune.space.candidate import Candidate
+from disttune.space.summary import ModelSummary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto
+
+
+@register_engine("reference")
+class ReferenceEngine:
+    """See `Engine`. Slow and simple: each model is quantized from float again.
+
+    Only the ranges of activations are kept from one candidate to the next.
+    """
+
+    methods: ClassVar[frozenset[str]] = frozenset({"minmax", "entropy", "percentile", "distribution"})
+
+    def __init__(
+        self,
+        prepared: ModelProto,
+        summary: ModelSummary,
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        settings: EngineSettings,
+    ):
+        if settings.format != "qdq":
+            raise InputError(f'engine "reference" has no format "{settings.format}". It has: qdq.')
+        from disttune.quantize.reference.builder import Builder
+
+        self._builder = Builder(prepared, summary, feeds, settings)
+
+    def build(self, candidate: Candidate) -> ModelProto:
+        """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""
+        return self._builder.build(candidate)

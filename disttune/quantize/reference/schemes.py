@@ -1,0 +1,159 @@
+"""Which tensor takes which scheme, and how onnxruntime's quantizer is told.
+
+Rules:
+1. An activation takes the scheme of its first consumer, in graph order, that is quantized statically;
+   where there is none, that of its producer. One tensor has one scheme, as in `quantize_static`: a
+   consumer in float reads the quantized tensor too.
+2. Tensors that only pass values on (after Reshape, Transpose, MaxPool ...) share their input's.
+3. A constant operand that is neither weight nor bias (of an Add, say) takes its op's activation scheme.
+4. A weight that several ops of the space read in different ways (scheme, static or dynamic, float) is
+   copied, one for each way; ops that are not in the space go with the first.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from onnx import ModelProto, NodeProto, TensorProto
+from onnxruntime.quantization import QuantType
+
+from disttune.config.errors import TrialError
+from disttune.config.schemes import OpConfig, Scheme
+from disttune.quantize.sources import WEIGHT_INPUTS
+from disttune.quantize.summary import channel_axis
+from disttune.quantize.topology import unused_name
+from disttune.space.candidate import Candidate
+
+QUANT_TYPES = {
+    "int8": QuantType.QInt8,
+    "uint8": QuantType.QUInt8,
+    "int16": QuantType.QInt16,
+    "uint16": QuantType.QUInt16,
+    "int4": QuantType.QInt4,
+    "uint4": QuantType.QUInt4,
+    "float8e4m3fn": QuantType.QFLOAT8E4M3FN,
+}
+# First input that the quantizer treats as a bias (int32 with the scales' product) or scale of its own.
+_FIRST_BIAS = {
+    "Conv": 2,
+    "ConvTranspose": 2,
+    "Gemm": 2,
+    "InstanceNormalization": 1,
+    "LayerNormalization": 1,
+    "BatchNormalization": 1,
+}
+Overrides = dict[str, list[dict[str, Any]]]
+
+
+def quant_type(op: str, scheme: Scheme) -> QuantType:
+    """onnxruntime's name of a scheme's type.
+
+    Raises:
+        TrialError: its quantizer does not know the type, or quantizes in groups.
+    """
+    if scheme.dtype not in QUANT_TYPES:
+        raise TrialError(
+            f'op {op}: engine "reference" has no {scheme.dtype}; it has {", ".join(QUANT_TYPES)}'
+        )
+    if scheme.granularity == "per_group":
+        raise TrialError(f'op {op}: engine "reference" does not quantize in groups')
+    return QUANT_TYPES[scheme.dtype]
+
+
+def activation_schemes(model: ModelProto, configs: Mapping[str, OpConfig]) -> dict[str, Scheme]:
+    """Rule 1: scheme of every activation around the ops, in graph order.
+
+    Args:
+        model: the float model.
+        configs: static configs by node name.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    nodes = [(node, configs[node.name].activation) for node in model.graph.node if node.name in configs]
+    reads = [(name, scheme) for node, scheme in nodes for name in node.input]
+    writes = [(name, scheme) for node, scheme in nodes for name in node.output]
+    schemes: dict[str, Scheme] = {}
+    for name, scheme in reads + writes:
+        if name and name not in constants and scheme is not None:
+            schemes.setdefault(name, scheme)
+    return schemes
+
+
+def tensor_overrides(
+    model: ModelProto, configs: Mapping[str, OpConfig], activations: Mapping[str, Scheme]
+) -> Overrides:
+    """`TensorQuantOverrides` for everything that the ops quantize but biases; nothing is left to a default.
+
+    Args:
+        model: the float model, after `copy_shared_weights`.
+        configs: static configs by node name.
+        activations: the schemes of the activations that exist as float tensors.
+    """
+    overrides: Overrides = {
+        name: [{"quant_type": QUANT_TYPES[scheme.dtype], "symmetric": scheme.symmetric}]
+        for name, scheme in activations.items()
+    }
+    constants = {t.name: len(t.dims) for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    for node in model.graph.node:
+        if node.name not in configs:
+            continue
+        for i, name in enumerate(node.input):
+            scheme = _constant_scheme(node, i, configs[node.name])
+            if name in constants and scheme is not None:
+                overrides.setdefault(name, [_constant_override(node, i, constants[name], scheme)])
+    return overrides
+
+
+def copy_shared_weights(model: ModelProto, candidate: Candidate) -> None:
+    """Rule 4, in place."""
+    tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    taken = {t.name for t in model.graph.initializer} | {n for node in model.graph.node for n in node.output}
+    copies: dict[tuple[str, object], str] = {}
+    ways: dict[str, int] = {}
+    ops = set(candidate.ops)
+    for node in model.graph.node:
+        if node.name not in ops:
+            continue
+        config = candidate.config_of(node.name)
+        for i in _weight_positions(node):
+            name = node.input[i]
+            if name not in tensors:
+                continue
+            way = (
+                name,
+                (config.approach, config.weight if config.quantized else None, _axis(node, i, tensors)),
+            )
+            if way not in copies:
+                copies[way] = name if name not in ways else unused_name(name, taken)
+                ways[name] = ways.get(name, 0) + 1
+                taken.add(copies[way])
+                if copies[way] != name:
+                    copy = model.graph.initializer.add()
+                    copy.CopyFrom(tensors[name])
+                    copy.name = copies[way]
+            node.input[i] = copies[way]
+
+
+def _weight_positions(node: NodeProto) -> Iterator[int]:
+    return (i for i in WEIGHT_INPUTS.get(node.op_type, ()) if i < len(node.input))
+
+
+def _axis(node: NodeProto, position: int, tensors: Mapping[str, TensorProto]) -> int | None:
+    return channel_axis(node, len(tensors[node.input[position]].dims))
+
+
+def _constant_scheme(node: NodeProto, position: int, config: OpConfig) -> Scheme | None:
+    if position in WEIGHT_INPUTS.get(node.op_type, ()):
+        return config.weight or config.activation
+    if position >= _FIRST_BIAS.get(node.op_type, len(node.input)):
+        return None
+    return config.activation  # rule 3
+
+
+def _constant_override(node: NodeProto, position: int, rank: int, scheme: Scheme) -> dict[str, Any]:
+    override: dict[str, Any] = {
+        "quant_type": quant_type(node.name, scheme),
+        "symmetric": scheme.symmetric,
+    }
+    axis = channel_axis(node, rank) if position in WEIGHT_INPUTS.get(node.op_type, ()) else None
+    if scheme.granularity == "per_channel" and axis is not None:
+        override["axis"] = axis
+    return override

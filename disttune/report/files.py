@@ -1,0 +1,47 @@
+"""result.json and trials.csv of a run."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from disttune.runtime.atomic_write import write_atomically
+from disttune.runtime.result import TuningResult
+from disttune.strategy.trial import Trial
+
+COLUMNS = (
+    "trial", "stage", "digest", "model_digest", "duplicate_of", "status", "metric", "meets_goal",
+    "size_bytes", "seconds", "rank", "reason",
+)  # fmt: skip
+
+
+def write_result(result: TuningResult, result_path: Path, trials_path: Path) -> None:
+    """Write both files, each whole or not at all.
+
+    Raises:
+        RunDirectoryError: a file cannot be written.
+    """
+    write_atomically(result_path, json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
+    write_atomically(trials_path, trials_csv(result.trials, result.evaluators))
+
+
+def trials_csv(trials: Sequence[Trial], evaluators: Sequence[str]) -> str:
+    """The trial table; one more column for each evaluator, empty where a trial has no metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    taken = set(COLUMNS)
+    names = [f"{name}_value" if name in taken else name for name in evaluators]
+    writer.writerow([*COLUMNS, *names])
+    for t in trials:
+        values = t.values if t.values is not None else ("",) * len(evaluators)
+        writer.writerow([
+            t.number, t.stage, t.candidate.digest, t.model_digest or "", _text(t.duplicate_of), t.status,
+            _text(t.metric), str(t.meets_goal).lower(), _text(t.size_bytes), f"{t.seconds:.3f}", t.rank,
+            " ".join(t.reason.split()), *values,
+        ])  # fmt: skip
+    return text.getvalue()
+
+
+def _text(value: float | int | None) -> str:
+    return "" if value is None else repr(value)

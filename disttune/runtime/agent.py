@@ -1,0 +1,356 @@
+"""The agent of a rank: moves messages between the master and its one trial process, and supervises it.
+
+It never runs user code or onnxruntime. It knows which run its trial process is busy with, how long that
+may take, and what to tell the process again after a restart.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+from disttune.config.job import Job, RuntimeSection
+from disttune.runtime.messages import (
+    Alive,
+    Answer,
+    BaselineMeasured,
+    Built,
+    CancelTask,
+    CollectFiles,
+    EvaluateModel,
+    Export,
+    Exported,
+    FilesCollected,
+    Goodbye,
+    HaveReplica,
+    Load,
+    Loaded,
+    LogText,
+    MeasureBaseline,
+    NeedReplica,
+    OpenFile,
+    Prepare,
+    Prepared,
+    Ready,
+    Refused,
+    ReplicaBytes,
+    RunTask,
+    SendReplica,
+    Setup,
+    SkipModel,
+    StageDone,
+    ToAgent,
+    ToMaster,
+    Unusable,
+)
+from disttune.runtime.replica import Replica, copy_to_memory_file, create_memory_file, open_source
+from disttune.runtime.scratch import Scratch
+from disttune.runtime.supervisor import Death, Supervisor
+from disttune.schedule.outcome import Outcome
+from disttune.strategy.trial import Status
+
+PREPARATION_TIMEOUT_S = 3600.0  # quantizing, the baseline, and whatever else is no evaluation of a trial
+LOG_EVERY_S = 1.0
+LOG_BYTES = 4096
+MAX_DEATHS_IN_A_ROW = 5
+Special = Prepare | MeasureBaseline | CollectFiles | Export
+TASK_NAMES: dict[type, str] = {
+    Prepare: "loading the job",
+    MeasureBaseline: "the evaluation of the float model",
+    CollectFiles: "collecting the user's files",
+    Export: "the export of the best model",
+}
+
+
+class TrialHost(Protocol):
+    """A trial process under supervision, or its stand-in within this process."""
+
+    memory_limit_bytes: int | None
+
+    def start(self) -> None: ...
+
+    def descriptors(self) -> list[int]: ...
+
+    def send(self, message: object) -> None: ...
+
+    def poll(self) -> tuple[list[Any], Death | None]: ...
+
+    def kill(self, status: str, reason: str) -> Death: ...
+
+    def take_log(self) -> str: ...
+
+    def mark_tail(self) -> None: ...
+
+    def tail(self) -> str: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Run:
+    """The trial or probe the trial process is busy with."""
+
+    task: RunTask
+    phase: str  # "building", "asking" or "evaluating"
+    started_s: float
+    deadline_s: float
+
+
+class Agent:
+    """One per rank.
+
+    Args:
+        rank: of this process.
+        host: of the trial process.
+        tell: sends a message to the master.
+        send_to: sends a message to another agent.
+        now_s: the transport's clock.
+        handed: the user's functions themselves, for trials within this process.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        host: TrialHost,
+        tell: Callable[[ToMaster], None],
+        send_to: Callable[[int, ToAgent], None],
+        now_s: Callable[[], float],
+        handed: Mapping[str, Any] | None = None,
+    ):
+        self.rank = rank
+        self.goodbye: Goodbye | None = None
+        self.last_stage: StageDone | None = None
+        self._host = host
+        self._tell = tell
+        self._send_to = send_to
+        self._now_s = now_s
+        self._handed = handed
+        self._heartbeat_s = RuntimeSection().heartbeat
+        self._master_silent_s = RuntimeSection().master_silent
+        self._heard_s = self._beat_s = self._logged_s = now_s()
+        self._log = ""
+        self._replica_fd: int | None = None
+        self._scratch = Scratch()
+        self._setup: Setup | None = None
+        self._load: Load | None = None
+        self._ready = False
+        self._special: list[Special] = []  # handed over and not answered yet
+        self._special_deadline_s = 0.0
+        self._deaths_in_a_row = 0
+        self._run: Run | None = None
+
+    def start(self) -> None:
+        """Start the trial process early: its imports take longer than what the master does meanwhile."""
+        self._host.start()
+
+    def descriptors(self) -> list[int]:
+        return self._host.descriptors()
+
+    @property
+    def forsaken(self) -> bool:
+        """Whether the master has been silent for so long that it must be gone."""
+        return self._now_s() - self._heard_s > self._master_silent_s
+
+    def close(self) -> None:
+        self._host.close()
+        self._scratch.remove()
+
+    # From the master or another agent
+
+    def receive(self, message: ToAgent) -> None:
+        self._heard_s = self._now_s()
+        match message:
+            case Prepare():
+                self._obey(message.job)
+                self._replica_fd = create_memory_file()
+                self._begin_special(replace(message, replica=OpenFile(os.getpid(), self._replica_fd)))
+            case MeasureBaseline() | CollectFiles() | Export():
+                self._begin_special(message)
+            case Setup():
+                self._set_up(message)
+            case ReplicaBytes():
+                self._replica_fd = copy_to_memory_file(message.data)
+                self._tell(HaveReplica(OpenFile(os.getpid(), self._replica_fd)))
+                self._load_job()
+            case SendReplica():
+                assert self._replica_fd is not None
+                self._send_to(message.to, ReplicaBytes(Replica(self._replica_fd).raw()))
+            case RunTask():
+                self._begin(message)
+            case EvaluateModel():
+                self._evaluate(message)
+            case SkipModel():
+                self._skip(message.assignment)
+            case CancelTask():
+                self._cancel(message.assignment)
+            case StageDone():
+                self.last_stage = message
+            case Goodbye():
+                self.goodbye = message
+
+    def _begin_special(self, message: Special) -> None:
+        self._special.append(message)
+        self._special_deadline_s = self._now_s() + PREPARATION_TIMEOUT_S
+        self._host.send(message)
+
+    def _obey(self, job: Job) -> None:
+        """Take over the job's settings; the trial process was started before they were known."""
+        self._heartbeat_s = job.runtime.heartbeat
+        self._master_silent_s = job.runtime.master_silent
+        if job.runtime.isolation == "none" and isinstance(self._host, Supervisor):
+            self._host.close()
+            self._host = inline_host(self._handed)
+            self._master_silent_s = math.inf  # while a trial runs here, nobody listens
+        self._host.memory_limit_bytes = job.tuning.memory_limit
+
+    def _set_up(self, message: Setup) -> None:
+        self._obey(message.job)
+        self._setup = message
+        if self._replica_fd is None:
+            self._replica_fd = open_source(message.source.pid, message.source.descriptor, message.nonce)
+        if self._replica_fd is None:
+            self._tell(NeedReplica())
+        else:
+            self._load_job()
+
+    def _load_job(self) -> None:
+        setup = self._setup
+        assert setup is not None
+        assert self._replica_fd is not None
+        folder = setup.job.folder if setup.files is None else self._scratch.write(setup.files)
+        replica = OpenFile(os.getpid(), self._replica_fd)
+        self._load = Load(setup.job, setup.functions, setup.n_threads, replica, folder, setup.summary)
+        self._host.send(self._load)
+
+    def _begin(self, task: RunTask) -> None:
+        now_s = self._now_s()
+        self._host.mark_tail()
+        self._run = Run(task, "building", now_s, now_s + PREPARATION_TIMEOUT_S)
+        self._host.send(task)
+
+    def _evaluate(self, message: EvaluateModel) -> None:
+        run = self._run
+        if run is not None and run.task.assignment == message.assignment:
+            run.phase = "evaluating"
+            run.deadline_s = self._now_s() + run.task.evaluation_timeout_s
+            self._host.send(message)
+
+    def _skip(self, assignment: int) -> None:
+        if self._run is not None and self._run.task.assignment == assignment:
+            self._run = None
+            self._host.send(SkipModel(assignment))
+
+    def _cancel(self, assignment: int) -> None:
+        run = self._run
+        if run is None or run.task.assignment != assignment:
+            return
+        if run.phase == "asking":
+            self._skip(assignment)
+            return
+        self._run = None
+        self._host.kill("crashed", "cancelled")
+        self._restart()
+
+    # From the trial process
+
+    def poll(self) -> None:
+        """Pass on what the trial process says; end it when it is out of time."""
+        messages, death = self._host.poll()
+        for message in messages:
+            self._pass_on(message)
+        if death is None:
+            death = self._out_of_time()
+        if death is not None:
+            self._died(death)
+        self._send_log(force=False)
+        now_s = self._now_s()
+        if now_s - self._beat_s >= self._heartbeat_s:
+            self._beat_s = now_s
+            self._tell(Alive())
+
+    def _pass_on(self, message: object) -> None:
+        self._deaths_in_a_row = 0
+        match message:
+            case Loaded():
+                if not self._ready:
+                    self._ready = True
+                    self._tell(Ready())
+            case Built() if self._run is not None:
+                self._run.phase = "asking"
+                self._run.deadline_s = math.inf
+                self._tell(message)
+            case Answer() if self._run is not None:
+                self._answer(message.outcome)
+            case Prepared() | BaselineMeasured() | FilesCollected() | Exported():
+                self._special.pop(0)
+                self._tell(message)
+            case Refused():
+                if self._special:
+                    self._special.pop(0)
+                self._tell(message)
+
+    def _answer(self, outcome: Outcome, again: bool = False, tail: str | None = None) -> None:
+        run = self._run
+        assert run is not None
+        self._run = None
+        if outcome.status != "ok":
+            outcome = replace(outcome, stderr_tail=self._host.tail() if tail is None else tail)
+        seconds = self._now_s() - run.started_s
+        self._send_log(force=True)
+        self._tell(Answer(run.task.assignment, replace(outcome, seconds=seconds, rank=self.rank), again))
+
+    def _out_of_time(self) -> Death | None:
+        now_s = self._now_s()
+        if self._run is not None and now_s > self._run.deadline_s:
+            if self._run.phase == "evaluating":
+                limit_s = self._run.task.evaluation_timeout_s
+                what = f"the evaluation took longer than {limit_s:g} s (tuning.trial_timeout)"
+            else:
+                what = f"quantizing took longer than {PREPARATION_TIMEOUT_S:g} s"
+            return self._host.kill("timeout", what)
+        if self._special and self._run is None and now_s > self._special_deadline_s:
+            return self._host.kill("timeout", f"it took longer than {PREPARATION_TIMEOUT_S:g} s")
+        return None
+
+    def _died(self, death: Death) -> None:
+        self._deaths_in_a_row += 1
+        if self._run is not None:
+            outcome = Outcome(cast(Status, death.status), reason=death.reason)
+            self._answer(outcome, again=True, tail=death.stderr_tail)
+        elif self._special:
+            task = self._special.pop(0)
+            name = TASK_NAMES[type(task)]
+            text = f"{name} failed: {death.reason}"
+            self._tell(Refused(type(task).__name__, _with_tail(text, death.stderr_tail), exit_code=2))
+        if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
+            text = f"the trial process cannot be kept running: {death.reason}"
+            self._tell(Unusable(_with_tail(text, death.stderr_tail)))
+            return
+        self._restart()
+
+    def _restart(self) -> None:
+        self._host.start()
+        if self._load is not None:
+            self._host.send(self._load)
+        for task in self._special:
+            self._host.send(task)
+
+    def _send_log(self, force: bool) -> None:
+        self._log += self._host.take_log()
+        now_s = self._now_s()
+        if self._log and (force or len(self._log) > LOG_BYTES or now_s - self._logged_s > LOG_EVERY_S):
+            self._logged_s = now_s
+            self._tell(LogText(self._log))
+            self._log = ""
+
+
+def inline_host(handed: Mapping[str, Any] | None) -> TrialHost:
+    """Trials within this process; it brings onnxruntime, which an agent otherwise does without."""
+    from disttune.runtime.inline import InlineHost
+
+    return InlineHost(handed)
+
+
+def _with_tail(text: str, tail: str) -> str:
+    return f"{text}\nlast lines of its output:\n{tail}" if tail.strip() else text

@@ -1,0 +1,424 @@
+"""The master on rank 0: from a job to a finished search.
+
+Order: every rank says hello; rank 0's trial process loads and checks the job; the journal is compared; the
+space is built; ranks get the replica; the baseline is measured; the search runs. A mistake of the user
+ends it before any rank has started work.
+"""
+
+import datetime
+
+from disttune.config.errors import DisttuneError, InputError, InternalError
+from disttune.config.goal import Goal
+from disttune.config.job import Job
+from disttune.config.job_file import dump_job
+from disttune.runtime.hosts import binding_warning, share_threads
+from disttune.runtime.journal import Journal, JournalContents
+from disttune.runtime.listener import Listener, Opening
+from disttune.runtime.log_files import LogFiles
+from disttune.runtime.messages import (
+    Alive,
+    BaselineMeasured,
+    CollectFiles,
+    FilesCollected,
+    Functions,
+    HaveReplica,
+    Hello,
+    Host,
+    LogText,
+    MeasureBaseline,
+    NeedReplica,
+    OpenFile,
+    Prepare,
+    Prepared,
+    Ready,
+    Refused,
+    Setup,
+    ToMaster,
+    Unusable,
+)
+from disttune.runtime.nodes import Addressed, Nodes
+from disttune.runtime.recording import JournalRecording
+from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, SessionRecord
+from disttune.runtime.result import Baseline, TuningResult, best_of
+from disttune.runtime.run_directory import RunDirectory, version_differences
+from disttune.runtime.search import Search, default_trial_timeout_s
+from disttune.runtime.transport import Transport
+from disttune.schedule.exit_policy import ExitPolicy
+from disttune.schedule.history import History
+from disttune.schedule.scheduler import Scheduler
+from disttune.space.capability import load_capability
+from disttune.space.space import Space, build_space
+from disttune.strategy.registry import make_strategy
+from disttune.strategy.tuning import Tuning
+
+
+class Master:
+    """Receives what ranks say, commands them, until `done`.
+
+    Args:
+        job: what to do.
+        functions: the user's functions when they do not come from files.
+        run: the open run directory.
+        contents: of its journal.
+        transport: to the agents.
+        listener: is told what happens.
+    Raises:
+        InputError: the strategy or the target is unknown.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        functions: Functions,
+        run: RunDirectory,
+        contents: JournalContents,
+        transport: Transport,
+        listener: Listener,
+    ):
+        self._job = job
+        self._functions = functions
+        self._run = run
+        self._transport = transport
+        self._listener = listener
+        self._strategy = make_strategy(job.tuning.strategy, job.tuning.strategy_kwargs, job.folder)
+        self._capability = load_capability(job.model.target)
+        self._contents = contents
+        self._logs = LogFiles(run.logs)
+        self._journal: Journal | None = None
+        self._hosts: dict[int, Host] = {}
+        self._prepared: Prepared | None = None
+        self._space: Space | None = None
+        self._recording = JournalRecording(())
+        self._nodes: Nodes | None = None
+        self._baseline: tuple[tuple[float, ...], float] | None = None
+        self._ready: list[int] = []
+        self._away_wait = False
+        self._search: Search | None = None
+        self._warnings: list[str] = []
+        self._works: set[int] = set()
+        listener.phase("starting ranks")
+
+    @property
+    def done(self) -> bool:
+        return self._search is not None and self._search.done
+
+    @property
+    def journal_descriptors(self) -> list[int]:
+        """What becomes readable when records are on disk."""
+        return [self._journal.fileno()] if self._journal else []
+
+    def interrupt(self, grace_s: float) -> None:
+        """End soon, keeping what ends within the grace time.
+
+        Raises:
+            DisttuneError: the search has not begun, so there is nothing to wait for.
+        """
+        if self._search is None:
+            raise InterruptedEarlyError(
+                "asked to end before the first trial; run the same command again to go on"
+            )
+        self._listener.warned(
+            f"asked to end: no more trials are started; waiting at most {grace_s:g} s for those that run"
+        )
+        self._search.interrupt(grace_s)
+
+    def receive(self, source: int, message: ToMaster) -> None:
+        match message:
+            case Hello():
+                self._hosts[source] = message.host
+                if len(self._hosts) == self._transport.size:
+                    self._all_here()
+            case Prepared():
+                self._is_prepared(message)
+            case BaselineMeasured():
+                self._measured_baseline(message)
+            case FilesCollected():
+                assert self._nodes is not None
+                self._send(self._nodes.set_up_away(message.files))
+            case NeedReplica():
+                assert self._nodes is not None
+                self._send(self._nodes.needs_replica(source))
+            case HaveReplica():
+                assert self._nodes is not None
+                self._send(self._nodes.has_replica(source, message.source))
+            case Ready():
+                self._is_ready(source)
+            case LogText():
+                self._logs.append(source, message.text)
+            case Refused() if message.task != "Export":
+                self._refused(source, message)
+            case Unusable() if self._search is None or source == 0:
+                self._refused(source, Refused("Setup", message.reason, 1))
+            case Alive() if self._search is None:
+                self._transport.send(source, Alive())
+            case _:
+                assert self._search is not None
+                self._search.receive(source, message)
+
+    def poll(self) -> None:
+        if self._journal is not None:
+            self._journal.clear()
+        if self._search is not None:
+            self._search.poll()
+            if self._away_wait and self._search.trial_timeout_s is not None:
+                self._away_wait = False
+                self._transport.send(0, CollectFiles())
+
+    def result(self) -> TuningResult:
+        """What the job came to, after `done`."""
+        search, prepared = self._search, self._prepared
+        assert search is not None
+        assert search.finish is not None
+        assert prepared is not None
+        history = search.scheduler.history
+        goal = history.goal
+        return TuningResult(
+            status=search.finish.status,
+            stop_reason=search.finish.stop_reason,
+            baseline=Baseline(goal.baseline_metric, goal.baseline, prepared.summary.size_bytes),
+            goal=goal.target,
+            best=best_of(history.best),
+            n_trials=history.n_counted,
+            n_probes=search.scheduler.n_probes,
+            seconds=search.now_s(),
+            n_ranks=self._transport.size,
+            versions=prepared.versions,
+            evaluators=tuple(o.name for o in goal.objectives),
+            trials=tuple(history.trials),
+            warnings=tuple(self._warnings),
+        )
+
+    def close(self) -> None:
+        """Write what is left of the journal."""
+        if self._journal is not None and not self._journal.close():
+            failure = self._journal.failure
+            self._listener.warned(f"the journal could not be written to its end: {failure}")
+
+    # Phases, in order
+
+    def _all_here(self) -> None:
+        threads = share_threads(self._hosts)
+        warning = binding_warning(self._hosts)
+        if warning:
+            self._warn(warning)
+        cpus = {h.cpu for h in self._hosts.values()}
+        if len(cpus) > 1:
+            self._warn(
+                f"ranks run on different processors ({', '.join(sorted(cpus))}): metrics may differ in the last bits"
+            )
+        self._listener.phase("loading and checking the job")
+        self._transport.send(0, Prepare(self._job, self._functions, threads[0]))
+
+    def _is_prepared(self, message: Prepared) -> None:
+        self._prepared = message
+        for warning in message.warnings:
+            self._warn(warning)
+        quantization = self._job.quantization
+        self._space = build_space(message.summary, self._capability, quantization, message.engine_methods)
+        for warning in self._space.warnings:
+            self._warn(warning)
+        if len(self._job.calibration.samples) > 1:
+            n = self._job.calibration.samples[0]
+            self._warn(
+                f'strategy "{self._job.tuning.strategy}" calibrates with the first size of calibration.samples, {n}'
+            )
+        self._recording = JournalRecording(self._contents.records, self._space.ops)
+        self._open_journal(self._header(message))
+        self._set_up_home(message)
+        self._begin_baseline()
+
+    def _header(self, prepared: Prepared) -> JobRecord:
+        return JobRecord(
+            t=0.0,
+            versions=prepared.versions,
+            model_digest=prepared.digests["model"],
+            data_digest=prepared.digests["data"],
+            code_digest=prepared.digests["code"],
+            fingerprint=self._job.fingerprint(),
+            strategy=self._job.tuning.strategy,
+        )
+
+    def _open_journal(self, header: JobRecord) -> None:
+        recorded = self._contents.job
+        if recorded is not None:
+            for difference in version_differences(recorded, header):
+                self._warn(f"{difference}: metrics may differ in the last bits")
+        self._journal = self._run.adopt(header, dump_job(self._job))
+        hosts = self._hosts.values()
+        self._journal.append(
+            SessionRecord(
+                t=self._contents.seconds,
+                number=self._contents.n_sessions + 1,
+                n_ranks=self._transport.size,
+                hosts=tuple(dict.fromkeys(h.name for h in hosts)),
+                started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                cpus={h.name: h.cpu for h in hosts},
+            )
+        )
+
+    def _set_up_home(self, prepared: Prepared) -> None:
+        threads = share_threads(self._hosts)
+        works = set(self._hosts)
+        if not self._job.runtime.master_works and len(works) > 1:
+            works.discard(0)
+        setup = Setup(
+            job=self._job,
+            functions=self._functions,
+            n_threads=threads[0],
+            summary=prepared.summary,
+            source=OpenFile(self._hosts[0].pid, prepared.replica_fd),
+            nonce=prepared.nonce,
+        )
+        self._nodes = Nodes(self._hosts, threads, setup, works)
+        self._works = works
+        self._send(self._nodes.set_up_home())
+
+    def _begin_baseline(self) -> None:
+        assert self._nodes is not None
+        given, recorded = self._job.evaluation.baseline, self._recording.baseline
+        away = bool(self._nodes.away_ranks())
+        automatic = self._job.evaluation.files is None
+        if recorded is not None and not (away and automatic):
+            self._has_baseline(recorded.values, recorded.seconds)
+        elif given is not None:
+            self._has_baseline(tuple(given), 0.0)
+        else:
+            self._listener.phase("measuring the float model")
+            self._transport.send(0, MeasureBaseline())
+            return
+        self._away_wait = away and automatic  # which files the evaluation reads shows in its first run
+        if away and not automatic:
+            self._transport.send(0, CollectFiles())
+
+    def _measured_baseline(self, message: BaselineMeasured) -> None:
+        assert self._nodes is not None
+        recorded = self._recording.baseline
+        values, seconds = message.values, message.seconds
+        if recorded is not None:
+            if recorded.values != values:
+                self._warn(
+                    f"the float model now gives {values}, the journal has {recorded.values}: the journal's is used"
+                )
+            values, seconds = recorded.values, recorded.seconds
+        self._has_baseline(values, seconds)
+        if self._nodes.away_ranks():
+            self._transport.send(0, CollectFiles())
+
+    def _has_baseline(self, values: tuple[float, ...], seconds: float) -> None:
+        prepared, space, tuning = self._prepared, self._space, self._job.tuning
+        assert prepared is not None
+        assert space is not None
+        assert self._journal is not None
+        given = self._job.evaluation.baseline is not None
+        if len(values) != len(prepared.objectives):
+            raise InputError(
+                f"evaluation.baseline holds {len(values)} numbers, but there are {len(prepared.objectives)} "
+                "evaluators: give one for each"
+            )
+        if self._recording.baseline is None:
+            names = tuple(o.name for o in prepared.objectives)
+            t = self._contents.seconds
+            self._journal.append(
+                BaselineRecord(t=t, values=values, names=names, seconds=seconds, given=given)
+            )
+        goal = Goal(
+            prepared.objectives, values, self._job.accuracy.criterion, self._job.accuracy.tolerable_loss
+        )
+        state = Tuning(space, prepared.summary, goal, tuning.seed, tuning.batch_size, tuning.max_trials)
+        history = History(state, tuning.objective)
+        policy = ExitPolicy(
+            tuning.effective_stop_at,
+            tuning.max_trials,
+            tuning.timeout,
+            tuning.find_n,
+            tuning.patience,
+            tuning.max_repeats,
+            tuning.max_probes,
+        )
+        self._begin_search(Scheduler(self._strategy, history, policy, self._recording), seconds, given)
+
+    def _begin_search(self, scheduler: Scheduler, baseline_s: float, given: bool) -> None:
+        assert self._journal is not None
+        assert self._space is not None
+        timeout_s = self._trial_timeout_s(baseline_s, given)
+        exported = self._recording.exported
+        runtime = self._job.runtime
+        self._search = Search(
+            scheduler,
+            self._transport,
+            self._journal,
+            self._listener,
+            timeout_s,
+            best_path=self._run.best_model,
+            replay=self._recording,
+            elapsed_s=self._contents.seconds,
+            lost_after_s=runtime.lost_after if runtime.isolation == "process" else float("inf"),
+            exported=exported.digest if exported and self._run.best_model.is_file() else None,
+        )
+        self._listener.opened(
+            Opening(
+                run_directory=str(self._run.path),
+                n_ranks=self._transport.size,
+                n_nodes=len({h.node for h in self._hosts.values()}),
+                strategy=self._job.tuning.strategy,
+                space=self._space,
+                goal=scheduler.history.goal,
+                baseline_s=baseline_s,
+                n_resumed=self._recording.n_results,
+                max_trials=self._job.tuning.max_trials,
+            )
+        )
+        self._search.start()
+        ready, self._ready = self._ready, []
+        for rank in ready:
+            self._is_ready(rank)
+
+    def _trial_timeout_s(self, baseline_s: float, given: bool) -> float | None:
+        """Deadline of an evaluation; None when only trial 0 can tell."""
+        assert self._journal is not None
+        asked, recorded = self._job.tuning.trial_timeout, self._recording.deadline
+        if asked is not None:
+            timeout_s = asked or float("inf")
+        elif recorded is not None:
+            return recorded.trial_timeout_s
+        elif given:
+            return None
+        else:
+            timeout_s = default_trial_timeout_s(baseline_s)
+        if recorded is None and timeout_s != float("inf"):
+            self._journal.append(DeadlineRecord(t=self._contents.seconds, trial_timeout_s=timeout_s))
+        return timeout_s
+
+    def _is_ready(self, rank: int) -> None:
+        if rank not in self._works:
+            return
+        if self._search is None:
+            self._ready.append(rank)
+        else:
+            self._search.join(rank, self._hosts[rank].node)
+
+    # Ends and helpers
+
+    def _refused(self, source: int, message: Refused) -> None:
+        if source != 0 and self._search is not None:
+            self._search.receive(source, Unusable(message.message))
+            return
+        if source != 0:
+            self._warn(f"rank {source} cannot take part: {message.message}")
+            self._works.discard(source)
+            return
+        raise (InputError if message.exit_code == 2 else InternalError)(message.message)
+
+    def _send(self, messages: list[Addressed]) -> None:
+        for addressed in messages:
+            self._transport.send(addressed.to, addressed.message)
+
+    def _warn(self, text: str) -> None:
+        self._warnings.append(text)
+        self._listener.warned(text)
+
+
+class InterruptedEarlyError(DisttuneError):
+    """The job was asked to end before its search began."""
+
+    exit_code = 75

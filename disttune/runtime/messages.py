@@ -1,0 +1,331 @@
+"""What ranks say to each other, and an agent to its trial process.
+
+Frozen dataclasses. `ToAgent` goes from the master to an agent, `ToMaster` the other way, `ToTrial` and
+`FromTrial` cross the pipe between an agent and its trial process.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from disttune.config.goal import Objective
+from disttune.config.job import Job
+from disttune.runtime.result import TuningResult
+from disttune.schedule.outcome import Outcome
+from disttune.space.candidate import Candidate
+from disttune.space.summary import ModelSummary
+from disttune.strategy.stage import Item
+
+
+class ToAgent:
+    """Handled by the agent of a rank."""
+
+
+class ToMaster:
+    """Handled by the master on rank 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A memory file that another process of the same node can open.
+
+    Args:
+        pid: of the process that holds it open.
+        descriptor: its number there.
+    """
+
+    pid: int
+    descriptor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a rank tells of its machine.
+
+    Args:
+        name: host name.
+        node: equal for ranks of one machine and process space.
+        pid: of the agent.
+        cores: logical cores this rank may use (its affinity mask).
+        n_cores: cores of the machine that any process of this job could use.
+        cpu: model name of the processor.
+    """
+
+    name: str
+    node: str
+    pid: int
+    cores: tuple[int, ...]
+    n_cores: int
+    cpu: str
+
+
+# Agent to master
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(ToMaster):
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(ToMaster):
+    """The replica is open and the trial process knows the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeedReplica(ToMaster):
+    """The named source could not be opened here: send the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class HaveReplica(ToMaster):
+    """This rank holds a replica that others on its node can open."""
+
+    source: OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable(ToMaster):
+    """This rank cannot take part."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankLost(ToMaster):
+    """The transport reports that the rank this comes from is gone."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Built(ToMaster):
+    assignment: int
+    model_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(ToMaster):
+    """An outcome that stands, or with `again` one that the scheduler may have repeated."""
+
+    assignment: int
+    outcome: Outcome
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogText(ToMaster):
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alive(ToMaster, ToAgent):
+    """A sign of life; the master answers each one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(ToMaster):
+    """Rank 0's trial process has loaded and checked the job.
+
+    Args:
+        summary: of the prepared model.
+        engine_methods: threshold methods that the engine can do.
+        objectives: of the evaluators.
+        digests: of "model", "data" and "code".
+        versions: of the packages that decide the result.
+        warnings: to be told once.
+        nonce: first bytes of the replica it has written.
+        replica_fd: descriptor of the replica in the agent.
+    """
+
+    summary: ModelSummary
+    engine_methods: frozenset[str]
+    objectives: tuple[Objective, ...]
+    digests: dict[str, str]
+    versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+    nonce: bytes = b""
+    replica_fd: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineMeasured(ToMaster):
+    values: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FilesCollected(ToMaster):
+    """User files that other nodes need, by path relative to the job's folder."""
+
+    files: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported(ToMaster):
+    trial: int
+    model_digest: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(ToMaster):
+    """A task of rank 0's trial process ended in a message for the user."""
+
+    task: str
+    message: str
+    exit_code: int
+
+
+# Master to agent
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """What `autotune()` was handed; empty for a job file.
+
+    Args:
+        pickled: {"eval_fn": ..., "feeds": [...]}, by cloudpickle.
+        code_digest: over the source of the functions.
+        sys_path: where the caller finds its modules.
+    """
+
+    pickled: bytes = b""
+    code_digest: str = ""
+    sys_path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare(ToAgent):
+    """Load and check everything, and fill the replica (rank 0 only)."""
+
+    job: Job
+    functions: Functions
+    n_threads: int
+    replica: OpenFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureBaseline(ToAgent):
+    """Evaluate the float model (rank 0 only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectFiles(ToAgent):
+    """Gather what other nodes need of the user's files (rank 0 only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export(ToAgent):
+    """Write a trial's model (rank 0 only), before that rank's next trial."""
+
+    trial: int
+    candidate: Candidate
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Setup(ToAgent):
+    """Everything a rank needs before its first task.
+
+    Args:
+        job: settings.
+        functions: the user's functions when they do not come from files.
+        n_threads: cores for one evaluation.
+        summary: of the prepared model.
+        source: replica that may be this node's.
+        nonce: its first bytes: opening it works only on the same node and process space.
+        files: user files to write to scratch, for a rank that does not share rank 0's disk; else None.
+    """
+
+    job: Job
+    functions: Functions
+    n_threads: int
+    summary: ModelSummary
+    source: OpenFile
+    nonce: bytes
+    files: dict[str, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SendReplica(ToAgent):
+    """Send your replica to another rank."""
+
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaBytes(ToAgent):
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunTask(ToAgent):
+    assignment: int
+    task: int
+    item: Item
+    evaluation_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateModel(ToAgent):
+    assignment: int
+
+
+@dataclass(frozen=True, slots=True)
+class SkipModel(ToAgent):
+    assignment: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTask(ToAgent):
+    assignment: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageDone(ToAgent):
+    """A stage's result, for every rank to hold."""
+
+    index: int
+    name: str
+    best_trial: int | None
+    best_metric: float | None
+    goal_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye(ToAgent):
+    """The end. `result` and `model` (files by name) are what `autotune()` returns on every rank."""
+
+    exit_code: int
+    result: TuningResult | None = None
+    model: dict[str, bytes] | None = None
+    message: str = ""
+
+
+# Agent to trial process, beside the messages that are passed on
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the trial process needs before its first task; `folder` is where relative names are looked up."""
+
+    job: Job
+    functions: Functions
+    n_threads: int
+    replica: OpenFile
+    folder: Path
+    summary: ModelSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The answer to Load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message and the rank it came from."""
+
+    source: int
+    message: ToMaster | ToAgent

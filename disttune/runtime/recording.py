@@ -1,0 +1,107 @@
+"""What a journal tells the scheduler and the search of a resumed job: proposals, outcomes, what was said.
+
+Pure. Outcomes are found by the candidate's digest: equal choices have equal results.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from disttune.runtime.records import (
+    BaselineRecord,
+    CommitRecord,
+    DeadlineRecord,
+    ExportRecord,
+    ProbeResultRecord,
+    ProposalRecord,
+    Record,
+    ResultRecord,
+    StageRecord,
+)
+from disttune.schedule.outcome import Outcome
+from disttune.space.candidate import Candidate
+
+
+class JournalRecording:
+    """Results of earlier sessions.
+
+    Args:
+        records: of the journal, in order; a later record about the same thing holds.
+        ops: names of the space's ops, in order.
+    """
+
+    def __init__(self, records: Iterable[Record], ops: Sequence[str] = ()):
+        self.baseline: BaselineRecord | None = None
+        self.deadline: DeadlineRecord | None = None
+        self.exported: ExportRecord | None = None
+        self._ops = ops
+        self._stages: set[int] = set()
+        self._proposals: dict[tuple[int, int], ProposalRecord] = {}
+        self._results: dict[str, ResultRecord] = {}
+        self._probes: dict[tuple[int, int], ProbeResultRecord] = {}
+        self._commits: set[int] = set()
+        for record in records:
+            self._take(record)
+
+    @property
+    def n_results(self) -> int:
+        """Trials that need not run again."""
+        return len(self._results)
+
+    def proposal(self, stage: int, index: int) -> Candidate | None:
+        record = self._proposals.get((stage, index))
+        return Candidate.from_dict(record.candidate, self._ops) if record else None
+
+    def outcome(self, candidate: Candidate) -> Outcome | None:
+        record = self._results.get(candidate.digest)
+        if record is None:
+            return None
+        return Outcome(
+            record.status,
+            record.values,
+            model_digest=record.model_digest,
+            size_bytes=record.size_bytes,
+            n_quantized=record.n_quantized,
+            seconds=record.seconds,
+            evaluation_s=record.evaluation_s,
+            rank=record.rank,
+            reason=record.reason,
+            stderr_tail=record.stderr_tail,
+        )
+
+    def probe(self, stage: int, index: int) -> Outcome | None:
+        record = self._probes.get((stage, index))
+        if record is None:
+            return None
+        return Outcome(
+            record.status, value=record.value, seconds=record.seconds, rank=record.rank, reason=record.reason
+        )
+
+    def has_stage(self, index: int) -> bool:
+        return index in self._stages
+
+    def has_proposal(self, stage: int, index: int, task: int) -> bool:
+        record = self._proposals.get((stage, index))
+        return record is not None and record.trial == task
+
+    def has_commit(self, trial: int) -> bool:
+        return trial in self._commits
+
+    def _take(self, record: Record) -> None:
+        match record:
+            case BaselineRecord():
+                self.baseline = record
+            case DeadlineRecord():
+                self.deadline = record
+            case ExportRecord():
+                self.exported = record
+            case StageRecord():
+                self._stages.add(record.index)
+            case ProposalRecord():
+                self._proposals[record.stage, record.item] = record
+            case ResultRecord() if not record.cancelled:
+                self._results[record.digest] = record
+            case ProbeResultRecord():
+                self._probes[record.stage, record.item] = record
+            case CommitRecord():
+                self._commits.add(record.trial)
+            case _:
+                pass

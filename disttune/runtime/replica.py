@@ -1,0 +1,119 @@
+"""The replica: named arrays and bytes in an anonymous memory file, one per node, mapped by every rank.
+
+The file lives as long as a process holds it open: nothing is left behind after a kill of everything, and
+no limit of a shared-memory file system applies. Layout: nonce, length of the index, index (JSON), then
+the parts, each aligned to 64 bytes. Data, never code: nothing in it is unpickled.
+"""
+
+import json
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+NONCE_BYTES = 16
+HEADER = struct.Struct(f"<{NONCE_BYTES}sQ")
+ALIGNMENT = 64
+
+
+def create_memory_file() -> int:
+    """Descriptor of an empty anonymous memory file (a deleted file in scratch where memfd is missing)."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("disttune-replica", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile(prefix="disttune-replica-") as file:
+        return os.dup(file.fileno())
+
+
+def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes]) -> bytes:
+    """Fill an empty memory file.
+
+    Args:
+        descriptor: of a file open for writing.
+        parts: by name; arrays keep dtype and shape, bytes come back as uint8 of shape (n,).
+    Returns:
+        The nonce that the file begins with.
+    """
+    index: dict[str, dict[str, Any]] = {}
+    position = 0
+    arrays = {
+        name: np.frombuffer(p, np.uint8) if isinstance(p, bytes) else np.ascontiguousarray(p)
+        for name, p in parts.items()
+    }
+    for name, array in arrays.items():
+        index[name] = {"offset": position, "dtype": array.dtype.str, "shape": array.shape}
+        position += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    text = json.dumps(index).encode()
+    nonce = os.urandom(NONCE_BYTES)
+    start = _payload_start(len(text))
+    os.ftruncate(descriptor, max(start + position, 1))
+    with mmap.mmap(descriptor, start + position) as memory:
+        memory[: HEADER.size] = HEADER.pack(nonce, len(text))
+        memory[HEADER.size : HEADER.size + len(text)] = text
+        for name, array in arrays.items():
+            offset = start + index[name]["offset"]
+            if array.nbytes:
+                target: np.ndarray = np.frombuffer(memory, np.uint8, array.nbytes, offset)
+                target[:] = array.reshape(-1).view(np.uint8)
+                del target  # a view would keep the mapping from closing
+    return nonce
+
+
+class Replica:
+    """Read-only view of a replica; arrays are views of the mapped file.
+
+    Args:
+        descriptor: of the memory file.
+    """
+
+    def __init__(self, descriptor: int):
+        size = os.fstat(descriptor).st_size
+        self._memory = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+        self.nonce, n_index = HEADER.unpack_from(self._memory)
+        self._index = json.loads(self._memory[HEADER.size : HEADER.size + n_index])
+        self._start = _payload_start(n_index)
+
+    def names(self) -> list[str]:
+        return list(self._index)
+
+    def array(self, name: str) -> np.ndarray:
+        """The part of this name, with dtype and shape as written, read-only and not copied."""
+        entry = self._index[name]
+        dtype = np.dtype(entry["dtype"])
+        count = int(np.prod(entry["shape"], dtype=np.int64))
+        flat = np.frombuffer(self._memory, dtype, count, self._start + entry["offset"])
+        return flat.reshape(entry["shape"])
+
+    def raw(self) -> memoryview:
+        """The whole file, to be sent to another node."""
+        return memoryview(self._memory)
+
+
+def open_source(pid: int, descriptor: int, nonce: bytes) -> int | None:
+    """Descriptor of another process's memory file on this node; None when it is not this node's."""
+    try:
+        opened = os.open(Path("/proc") / str(pid) / "fd" / str(descriptor), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if os.pread(opened, NONCE_BYTES, 0) == nonce:
+        return opened
+    os.close(opened)
+    return None
+
+
+def copy_to_memory_file(data: Any) -> int:
+    """A memory file with these bytes, for a node that received them."""
+    descriptor = create_memory_file()
+    view = memoryview(data).cast("B")
+    os.ftruncate(descriptor, len(view))
+    with mmap.mmap(descriptor, len(view)) as memory:
+        memory[:] = view
+    return descriptor
+
+
+def _payload_start(n_index: int) -> int:
+    return -(-(HEADER.size + n_index) // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,104 @@
+"""What a job comes to: everything of result.json, typed, plus the rows of the trial table."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from disttune.strategy.trial import Trial
+
+SCHEMA = 1
+EXIT_CODES = {"goal_met": 0, "goal_not_met": 3, "interrupted": 75}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The float model: `metric` is comparable with a trial's, `values` is one for each evaluator."""
+
+    metric: float
+    values: tuple[float, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial."""
+
+    trial: int
+    digest: str
+    model_digest: str | None
+    metric: float | None
+    values: tuple[float, ...] | None
+    meets_goal: bool
+    size_bytes: int | None
+    candidate: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The result of a job.
+
+    Args:
+        status: "goal_met", "goal_not_met" or "interrupted".
+        stop_reason: "goal", "max_trials", "timeout", "space", "strategy", "find_n", "patience" or "signal".
+        baseline: of the float model; None when it was not measured yet.
+        goal: what a metric must reach.
+        best: None when no trial has a metric.
+        n_trials: committed rows that count.
+        n_probes: measurements beside the trials.
+        seconds: over all sessions.
+        n_ranks: of the last session.
+        versions: of the packages that decide the result.
+        evaluators: their names, in the order of `Trial.values`.
+        trials: the table.
+        warnings: what the user should know.
+    """
+
+    status: str
+    stop_reason: str
+    baseline: Baseline
+    goal: float
+    best: Best | None
+    n_trials: int
+    n_probes: int
+    seconds: float
+    n_ranks: int
+    versions: dict[str, str]
+    evaluators: tuple[str, ...]
+    trials: tuple[Trial, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.status]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of result.json, plain JSON types."""
+        return {
+            "schema": SCHEMA,
+            "status": self.status,
+            "stop_reason": self.stop_reason,
+            "baseline": asdict(self.baseline),
+            "goal": self.goal,
+            "best": asdict(self.best) if self.best else None,
+            "trials": self.n_trials,
+            "probes": self.n_probes,
+            "seconds": self.seconds,
+            "ranks": self.n_ranks,
+            "versions": self.versions,
+            "evaluators": list(self.evaluators),
+            "warnings": list(self.warnings),
+        }
+
+
+def best_of(trial: Trial | None) -> Best | None:
+    if trial is None:
+        return None
+    return Best(
+        trial=trial.number,
+        digest=trial.candidate.digest,
+        model_digest=trial.model_digest,
+        metric=trial.metric,
+        values=trial.values,
+        meets_goal=trial.meets_goal,
+        size_bytes=trial.size_bytes,
+        candidate=trial.candidate.to_dict(),
+    )

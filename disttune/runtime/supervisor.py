@@ -1,0 +1,210 @@
+"""The supervisor of one trial process: starts it, talks to it, watches time and memory, ends it.
+
+The trial process runs the user's code and onnxruntime; a segfault, hang or out-of-memory there ends only
+that process. It is started with `subprocess` (never by forking a process that has MPI loaded and goes
+on), without MPI's environment variables, in a process group of its own so that children of an evaluation
+end with it.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from disttune.runtime.pipe import Pipe, PipeClosed
+
+MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPICH_", "I_MPI_", "HYDRA_", "MV2_")
+# One thread for BLAS: LAPACK on one and two threads gives different bits, and every rank must agree.
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+TAIL_LINES = 20
+LOG_BYTES_PER_POLL = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a trial process ended.
+
+    Args:
+        status: "crashed", "timeout" or "out_of_memory".
+        reason: for the user.
+        stderr_tail: the last lines it wrote.
+    """
+
+    status: str
+    reason: str
+    stderr_tail: str
+
+
+class Supervisor:
+    """Owner of one trial process; `start` it again after it has died.
+
+    Args:
+        memory_limit_bytes: on anonymous memory (the mapped replica does not count), or None.
+    """
+
+    def __init__(self, memory_limit_bytes: int | None = None):
+        self.memory_limit_bytes = memory_limit_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Pipe | None = None
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._log = ""
+        self._partial = ""
+
+    def start(self) -> None:
+        ours, theirs = socket.socketpair()
+        command = [
+            sys.executable,
+            "-m",
+            "disttune.runtime.trial_process",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=trial_environment(),
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+        theirs.close()
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        self._pipe = Pipe(ours)
+        self._tail.clear()
+        self._partial = ""
+
+    def descriptors(self) -> list[int]:
+        """What becomes readable when the process says or writes something."""
+        if self._process is None or self._pipe is None:
+            return []
+        assert self._process.stdout is not None
+        return [self._pipe.fileno(), self._process.stdout.fileno()]
+
+    def send(self, message: object) -> None:
+        """Hand a message to the process; if it is gone, `poll` will say so."""
+        assert self._pipe is not None
+        with contextlib.suppress(PipeClosed):
+            self._pipe.send(message)
+
+    def poll(self) -> tuple[list[Any], Death | None]:
+        """Messages that arrived, and how the process ended if it did."""
+        if self._process is None or self._pipe is None:
+            return [], None
+        self._read_output()
+        try:
+            messages = self._pipe.receive()
+        except PipeClosed:
+            return [], self._dead()
+        if self._over_memory():
+            return messages, self.kill("out_of_memory", self._memory_reason())
+        return messages, None
+
+    def kill(self, status: str, reason: str) -> Death:
+        """End the process and everything it started."""
+        self._end_group()
+        self._read_output()
+        death = Death(status, reason, self._tail_text())
+        self._forget()
+        return death
+
+    def take_log(self) -> str:
+        """What the process has written since the last call."""
+        text, self._log = self._log, ""
+        return text
+
+    def mark_tail(self) -> None:
+        """Start a new trial: lines before this one do not belong to it."""
+        self._read_output()
+        self._tail.clear()
+
+    def tail(self) -> str:
+        self._read_output()
+        return self._tail_text()
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.kill("crashed", "closed")
+
+    def _tail_text(self) -> str:
+        return "\n".join([*self._tail, self._partial] if self._partial else self._tail)
+
+    def _dead(self) -> Death:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=2.0)  # the pipe closes a moment before the process is gone
+        code = self._process.poll()
+        return self.kill(*_explain(code))
+
+    def _end_group(self) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _forget(self) -> None:
+        assert self._process is not None
+        assert self._pipe is not None
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._pipe.close()
+        self._process = self._pipe = None
+
+    def _read_output(self) -> None:
+        if self._process is None or self._process.stdout is None or self._process.stdout.closed:
+            return
+        try:
+            data = os.read(self._process.stdout.fileno(), LOG_BYTES_PER_POLL)
+        except OSError:
+            return
+        if not data:
+            return
+        text = data.decode("utf-8", "replace")
+        self._log += text
+        lines = (self._partial + text).split("\n")
+        self._partial = lines.pop()
+        self._tail.extend(lines)
+
+    def _over_memory(self) -> bool:
+        return self.memory_limit_bytes is not None and self._anonymous_bytes() > self.memory_limit_bytes
+
+    def _anonymous_bytes(self) -> int:
+        assert self._process is not None
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+        except OSError:
+            return 0
+        for line in status.splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    def _memory_reason(self) -> str:
+        limit = (self.memory_limit_bytes or 0) / 2**20
+        return f"used more than memory_limit = {limit:.0f} MiB; raise tuning.memory_limit or evaluate less at a time"
+
+
+def trial_environment() -> dict[str, str]:
+    """The environment of a trial process: without MPI's variables, BLAS on one thread."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(MPI_PREFIXES)}
+    return kept | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"}
+
+
+def _explain(code: int | None) -> tuple[str, str]:
+    if code is None:
+        return "crashed", "the trial process closed its pipe"
+    if code == -signal.SIGKILL:
+        return (
+            "crashed",
+            "the trial process was killed (signal SIGKILL; the kernel does that when memory runs out)",
+        )
+    if code < 0:
+        return "crashed", f"the trial process ended by signal {signal.Signals(-code).name}"
+    return "crashed", f"the trial process ended itself with exit code {code}"

@@ -1,0 +1,58 @@
+"""The trial process: `python -m disttune.runtime.trial_process DESCRIPTOR PARENT_PID`, started by an agent.
+
+It cannot outlive its agent: the kernel kills it when the agent's main thread ends, and a thread ends it
+when the pipe closes (the agent may have died before the kernel was asked).
+"""
+
+import ctypes
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel for SIGKILL when the parent ends; end now if it already has."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def end_with_pipe(descriptor: int) -> None:
+    """Watch, in a thread, for the other end of the pipe to close."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLRDHUP)
+        poll.poll()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="disttune-watch-pipe", daemon=True).start()
+
+
+def main(arguments: list[str]) -> None:
+    descriptor, parent_pid = int(arguments[0]), int(arguments[1])
+    die_with_parent(parent_pid)
+    end_with_pipe(descriptor)
+    # what takes long to import comes after the guards
+    from disttune.runtime.pipe import Pipe, PipeClosed
+    from disttune.runtime.trial_worker import TrialWorker
+
+    pipe = Pipe(socket.socket(fileno=descriptor))
+    worker = TrialWorker()
+    try:
+        while True:
+            answer = worker.handle(pipe.receive_wait())
+            sys.stdout.flush()
+            if answer is not None:
+                pipe.send(answer)
+    except PipeClosed:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

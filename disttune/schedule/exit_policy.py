@@ -1,0 +1,58 @@
+"""When to stop: checked at each commit, in trial order, and at each tick of the clock.
+
+Pure. Budgets always stop; a met goal stops only where the stage lets it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from disttune.config.errors import InputError
+from disttune.schedule.history import History
+from disttune.strategy.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class ExitPolicy:
+    """The stop conditions of a job.
+
+    Args:
+        stop_at: "goal" ends at the first trial that meets the goal; "budget" uses the budget up.
+        max_trials: distinct models committed.
+        timeout_s: over all restarts of the job; 0 for none.
+        find_n: stop after this many distinct trials that meet the goal.
+        patience: stop after this many distinct trials without a better best.
+        max_repeats: end a stage after this many repeats in a row.
+        max_probes: bound on the probes of the whole job.
+    Raises:
+        InputError: more than one trial is to be found, yet the first that meets the goal stops.
+    """
+
+    stop_at: Literal["goal", "budget"] = "goal"
+    max_trials: int = 100
+    timeout_s: float = 0.0
+    find_n: int | None = None
+    patience: int | None = None
+    max_repeats: int = 1000
+    max_probes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop_at == "goal" and (self.find_n or 0) > 1:
+            raise InputError(
+                f'[tuning] find_n = {self.find_n} cannot be reached with stop_at = "goal"; '
+                'use stop_at = "budget"'
+            )
+
+    def after_commit(self, row: Trial, history: History, goal_stops: bool) -> str | None:
+        """The reason to stop now, or None."""
+        if row.meets_goal and row.eligible and goal_stops and self.stop_at == "goal":
+            return "goal"
+        if self.find_n is not None and history.n_meeting_goal >= self.find_n:
+            return "find_n"
+        if self.patience is not None and history.n_since_best >= self.patience:
+            return "patience"
+        if history.n_counted >= self.max_trials:
+            return "max_trials"
+        return None
+
+    def timed_out(self, now_s: float) -> bool:
+        return self.timeout_s > 0 and now_s >= self.timeout_s

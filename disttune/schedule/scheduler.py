@@ -1,0 +1,485 @@
+"""The scheduler: events in, commands out. It decides what runs where, what counts, and when to stop.
+
+Pure: no clock, files, MPI or threads; time comes in with events. It knows nothing of what a candidate
+means. The trial table, the best and the stop are the same for any number of workers and any order of
+arrival, because results are committed in the order of proposal and every decision is taken at a commit.
+"""
+
+from dataclasses import replace
+from typing import Protocol
+
+from disttune.config.errors import DisttuneError, InternalError, UserCodeError
+from disttune.schedule.events import (
+    Assign,
+    Broadcast,
+    Cancel,
+    Command,
+    Commit,
+    Evaluate,
+    Event,
+    Finish,
+    Improve,
+    Interrupt,
+    ModelBuilt,
+    Notice,
+    OpenStage,
+    Propose,
+    Settle,
+    Skip,
+    TaskDone,
+    TaskFailed,
+    Tick,
+    WorkerJoined,
+    WorkerLost,
+)
+from disttune.schedule.exit_policy import ExitPolicy
+from disttune.schedule.history import History
+from disttune.schedule.outcome import Outcome
+from disttune.schedule.stage_run import Entry, StageRun
+from disttune.schedule.workers import Node, Workers
+from disttune.space.candidate import Candidate
+from disttune.strategy.registry import Strategy
+from disttune.strategy.stage import Item, Probe, Stage, StageResult
+from disttune.strategy.trial import Trial
+
+MAX_CRASHES = 2  # trial processes that one candidate may kill
+MAX_LOSSES = 3  # ranks that may vanish under one candidate: a lost node is rarely the candidate's fault
+LOOK_AHEAD = 2  # items drawn ahead of the first uncommitted one, per worker
+MAX_EMPTY_STAGES = 1000  # stages in a row without anything new to measure
+
+
+class Recording(Protocol):
+    """What an earlier session of the job left: facts to be used instead of running anything again."""
+
+    def proposal(self, stage: int, index: int) -> Item | None:
+        """The item that was proposed at this place."""
+
+    def outcome(self, candidate: Candidate) -> Outcome | None:
+        """What became of this candidate."""
+
+    def probe(self, stage: int, index: int) -> Outcome | None:
+        """What the probe at this place gave."""
+
+
+class Scheduler:
+    """The master's decisions.
+
+    Args:
+        strategy: yields stages.
+        history: table, goal and objective; its `tuning` is handed to the strategy.
+        policy: budgets and stop conditions.
+        recording: results of earlier sessions; None for a new job.
+    """
+
+    def __init__(
+        self, strategy: Strategy, history: History, policy: ExitPolicy, recording: Recording | None = None
+    ):
+        self.history = history
+        self.policy = policy
+        self.recording = recording
+        self.finished: Finish | None = None
+        self.n_probes = 0
+        self._strategy_name = type(strategy).__name__
+        self._stages = strategy.stages(history.tuning)
+        self._run: StageRun | None = None
+        self._n_stages = 0
+        self._n_empty_stages = 0
+        self._workers = Workers()
+        self._running: dict[int, Entry] = {}  # by rank
+        self._kept: Node | None = None
+        self._first_by_digest: dict[str, int] = {}
+        self._known_models: dict[str, Outcome] = {}
+        self._next_trial = 0
+        self._next_probe = 0
+        self._next_assignment = 0
+        self._drain_until_s: float | None = None
+        self._differs_told = False
+        self._commands: list[Command] = []
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take in one event; return what must be done now, in order.
+
+        Raises:
+            UserCodeError: the strategy raised, or yielded something that is no stage.
+            InternalError: the event contradicts what was commanded.
+        """
+        self._commands = []
+        if self.finished:
+            return []
+        match event:
+            case WorkerJoined():
+                self._joined(event)
+            case ModelBuilt():
+                self._built(event)
+            case TaskDone():
+                self._done(event)
+            case TaskFailed():
+                self._failed(event)
+            case WorkerLost():
+                self._lost(event)
+            case Interrupt():
+                deadline_s = event.now_s + event.grace_s
+                self._drain_until_s = min(deadline_s, self._drain_until_s or deadline_s)
+            case Tick():
+                pass  # only the time it brings matters, below
+        self._advance(event.now_s)
+        return self._commands
+
+    def check_invariants(self) -> None:
+        """Assert what must hold between events; tests call it after each."""
+        numbers = [t.number for t in self.history.trials]
+        assert numbers == sorted(set(numbers)), "each trial once, in order"
+        assert self.history.n_counted <= self.policy.max_trials
+        assert all(rank in self._workers and e.rank == rank for rank, e in self._running.items())
+        if self._run and not self.finished:
+            assert not self._run.head(), "what can be committed is committed"
+            running = [e for e in self._run.open if e.state == "running"]
+            assert len(running) == len(self._running)
+            assert len({e.task for e in self._run.open}) == len(self._run.open)
+
+    # Events
+
+    def _joined(self, event: WorkerJoined) -> None:
+        if event.rank in self._workers:
+            raise InternalError(f"rank {event.rank} joined twice")
+        self._workers.join(event.rank, event.node)
+
+    def _built(self, event: ModelBuilt) -> None:
+        entry = self._answered(event.rank, event.assignment)
+        if entry is None:
+            return
+        known = self._known_models.get(event.model_digest)
+        if known is None:
+            self._commands.append(Evaluate(event.rank, event.assignment))
+            return
+        self._commands.append(Skip(event.rank, event.assignment))
+        self._free(event.rank)
+        self._settle(entry, replace(known, seconds=0.0, rank=event.rank))
+
+    def _done(self, event: TaskDone) -> None:
+        entry = self._answered(event.rank, event.assignment)
+        if entry is not None:
+            self._free(event.rank)
+            self._settle(entry, event.outcome)
+
+    def _failed(self, event: TaskFailed) -> None:
+        entry = self._answered(event.rank, event.assignment)
+        if entry is None:
+            return
+        was_alone = entry.alone or self._workers.is_alone(event.rank)
+        self._free(event.rank)
+        if event.outcome.status == "crashed":
+            entry.crashes += 1
+            entry.avoid = event.rank
+            stands = entry.crashes >= MAX_CRASHES
+        else:
+            entry.alone = True
+            stands = was_alone
+        if stands:
+            self._settle(entry, event.outcome)
+        else:
+            entry.step("again")
+            self._queue(entry)
+
+    def _lost(self, event: WorkerLost) -> None:
+        if event.rank not in self._workers:
+            return
+        entry = self._running.pop(event.rank, None)
+        self._workers.lose(event.rank)
+        if entry is None:
+            return
+        entry.losses += 1
+        if entry.losses >= MAX_LOSSES:
+            reason = f"{MAX_LOSSES} ranks were lost while they ran it"
+            self._settle(entry, Outcome("crashed", rank=event.rank, reason=reason))
+        else:
+            entry.step("lost")
+            self._queue(entry)
+
+    def _answered(self, rank: int, assignment: int) -> Entry | None:
+        """The entry that an answer is about; None for a late one (cancelled, or the rank counts as lost)."""
+        entry = self._running.get(rank)
+        return entry if entry is not None and entry.assignment == assignment else None
+
+    def _free(self, rank: int) -> None:
+        del self._running[rank]
+        self._workers.release(rank)
+
+    def _settle(self, entry: Entry, outcome: Outcome) -> None:
+        assert self._run is not None
+        entry.step("done")
+        self._measured(entry, outcome)
+        self._commands.append(Settle(self._run.index, entry.index, entry.task, entry.item, outcome))
+
+    def _measured(self, entry: Entry, outcome: Outcome) -> None:
+        entry.outcome = outcome
+        if outcome.model_digest is not None and isinstance(entry.item, Candidate):
+            self._known_models.setdefault(outcome.model_digest, outcome)
+
+    # Progress
+
+    def _advance(self, now_s: float) -> None:
+        while not self.finished and self._step():
+            pass
+        if self.finished:
+            return
+        if self.policy.timed_out(now_s):
+            self._stop_at_timeout()
+        elif self._drain_until_s is None:
+            self._hand_out()
+        elif not self._running or now_s >= self._drain_until_s:
+            self._finish("signal")
+
+    def _step(self) -> bool:
+        """Commit one item, or draw one, or go to the next stage; False when nothing is to be done."""
+        if self._run is None:
+            self._next_stage(None)
+        elif self._run.head() is not None:
+            self._commit(self._run.commit_head())
+        elif self._drain_until_s is not None:
+            return False
+        elif self._run.complete:
+            self._end_stage("done")
+        elif not self._run.exhausted and self._may_draw(self._run):
+            self._draw(self._run)
+        else:
+            return False
+        return True
+
+    def _commit(self, entry: Entry) -> None:
+        assert self._run is not None
+        if isinstance(entry.item, Probe):
+            assert entry.outcome is not None
+            self._run.probe_values.append(entry.outcome.value if entry.outcome.status == "ok" else None)
+            self.n_probes += 1
+            return
+        row = self._commit_row(self._row(entry, entry.item))
+        self._run.rows.append(row)
+        reason = self.policy.after_commit(row, self.history, self._run.stage.goal_stops)
+        if reason is not None:
+            self._finish(reason)
+        elif self.history.n_repeats_in_a_row >= self.policy.max_repeats:
+            self._end_stage("space")
+
+    def _row(self, entry: Entry, candidate: Candidate) -> Trial:
+        assert self._run is not None
+        if entry.repeat_of is not None:
+            return self.history.repeat(entry.task, self._run.stage.name, candidate, entry.repeat_of)
+        assert entry.outcome is not None
+        return self.history.judge(entry.task, self._run.stage.name, candidate, entry.outcome)
+
+    def _commit_row(self, row: Trial) -> Trial:
+        before = self.history.best
+        row = self.history.commit(row)
+        self._commands.append(Commit(row, self.history.best))
+        self._tell_if_better(before)
+        return row
+
+    def _tell_if_better(self, before: Trial | None) -> None:
+        best = self.history.best
+        if best is not None and best is not before:
+            self._commands.append(Improve(best))
+
+    # Stages
+
+    def _end_stage(self, reason: str) -> None:
+        run = self._run
+        assert run is not None
+        for entry in run.open:  # drawn ahead of a stage that ended early
+            self._drop(entry)
+        self.history.n_repeats_in_a_row = 0
+        self._next_trial = self.history.next_number
+        result = run.result(self.history.goal, "space" if reason == "space" else "done")
+        is_empty = all(t.duplicate_of is not None for t in run.rows) and not run.probe_values
+        self._n_empty_stages = self._n_empty_stages + 1 if is_empty else 0
+        self._commands.append(Broadcast(run.index, result))
+        if self._n_empty_stages >= MAX_EMPTY_STAGES:
+            self._finish("space")
+        else:
+            self._next_stage(result)
+
+    def _drop(self, entry: Entry) -> None:
+        if entry.rank is not None and entry.assignment is not None:
+            self._commands.append(Cancel(entry.rank, entry.assignment))
+            self._free(entry.rank)
+        if isinstance(entry.item, Candidate) and self._first_by_digest.get(entry.item.digest) == entry.task:
+            del self._first_by_digest[entry.item.digest]
+
+    def _next_stage(self, result: StageResult | None) -> None:
+        before = self.history.best
+        stage = self._ask_strategy(result)
+        self._tell_if_better(before)  # it may have named another trial
+        if stage is None:
+            all_tried = len(self._first_by_digest) >= self.history.tuning.space.op_wise().size
+            self._finish("space" if all_tried else "strategy")
+            return
+        self._run = StageRun(self._n_stages, stage)
+        self._n_stages += 1
+        self._commands.append(OpenStage(self._run.index, stage))
+
+    def _ask_strategy(self, result: StageResult | None) -> Stage | None:
+        try:
+            stage = next(self._stages) if result is None else self._stages.send(result)
+        except StopIteration:
+            return None
+        except Exception as error:
+            raise self._strategy_error(error) from error
+        if not isinstance(stage, Stage):
+            raise UserCodeError(
+                f"strategy {self._strategy_name}: stages() must yield Stage objects; it yielded {stage!r}"
+            )
+        return stage
+
+    def _strategy_error(self, error: Exception) -> DisttuneError:
+        if isinstance(error, DisttuneError):
+            return error
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        where = f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})" if frame else ""
+        return UserCodeError(f"strategy {self._strategy_name} raised {type(error).__name__}: {error}{where}")
+
+    # Drawing items
+
+    def _may_draw(self, run: StageRun) -> bool:
+        if run.n_costing + self.history.n_counted >= self.policy.max_trials:
+            return False
+        if run.all_needed(goal_can_stop=self.policy.stop_at == "goal"):
+            return True
+        return len(run.open) < max(1, LOOK_AHEAD * len(self._workers))
+
+    def _draw(self, run: StageRun) -> None:
+        try:
+            item = run.draw()
+        except Exception as error:
+            raise self._strategy_error(error) from error
+        if item is None:
+            return
+        item = self._as_recorded(run, item)
+        entry = self._probe_entry(run, item) if isinstance(item, Probe) else self._trial_entry(run, item)
+        self._commands.append(Propose(run.index, entry.index, entry.task, entry.item))
+        run.add(entry)
+        if entry.state == "waiting":
+            self._queue(entry)
+
+    def _as_recorded(self, run: StageRun, item: Item) -> Item:
+        recorded = self.recording.proposal(run.index, run.n_drawn) if self.recording else None
+        if recorded is None or recorded == item:
+            return item
+        if not self._differs_told:
+            self._differs_told = True
+            text = "the strategy would now propose other items than the journal holds; the journal's are used"
+            self._commands.append(Notice(text))
+        return recorded
+
+    def _trial_entry(self, run: StageRun, candidate: Candidate) -> Entry:
+        if not isinstance(candidate, Candidate):
+            raise UserCodeError(
+                f'strategy {self._strategy_name}, stage "{run.stage.name}": items must be candidates or '
+                f"probes; it gave {candidate!r}"
+            )
+        entry = Entry(run.n_drawn, self._next_trial, candidate)
+        self._next_trial += 1
+        first = self._first_by_digest.setdefault(candidate.digest, entry.task)
+        known = self.recording.outcome(candidate) if self.recording else None
+        if first != entry.task:
+            entry.repeat_of = first
+            entry.step("known")
+        elif known is not None:
+            entry.step("known")
+            self._measured(entry, known)
+        return entry
+
+    def _probe_entry(self, run: StageRun, probe: Probe) -> Entry:
+        self._next_probe -= 1
+        entry = Entry(run.n_drawn, self._next_probe, probe)
+        known = self.recording.probe(run.index, run.n_drawn) if self.recording else None
+        if (
+            known is None
+            and self.policy.max_probes is not None
+            and -self._next_probe > self.policy.max_probes
+        ):
+            known = Outcome("failed", reason="max_probes reached")
+        if known is not None:
+            entry.step("known")
+            self._measured(entry, known)
+        return entry
+
+    def _queue(self, entry: Entry) -> None:
+        assert self._run is not None
+        self._run.queue(entry)
+
+    # Handing out
+
+    def _hand_out(self) -> None:
+        assert self._run is not None
+        self._hand_out_alone(self._run)
+        if not self._run.waits:
+            return
+        for rank in self._workers.idle():
+            entry = self._run.next_for(rank, others=len(self._workers) > 1)
+            if entry is not None:
+                self._assign(rank, entry)
+            if not self._run.waits:
+                return
+
+    def _hand_out_alone(self, run: StageRun) -> None:
+        """Keep a node free of new tasks until one that must run alone can start, and until it has ended."""
+        if self._kept is not None and not self._kept.ranks:
+            self._kept = None  # the whole node was lost
+        if self._kept is not None and not self._kept.busy and not run.waits_alone:
+            self._kept.kept = False
+            self._kept = None
+        if not run.waits_alone:
+            return
+        if self._kept is None:
+            self._kept = self._workers.keep_a_node_free()
+        if self._kept is not None and not self._kept.busy:
+            self._assign(min(self._kept.ranks), run.next_alone())
+
+    def _assign(self, rank: int, entry: Entry) -> None:
+        entry.step("assigned")
+        entry.attempts += 1
+        entry.rank = rank
+        entry.assignment = self._next_assignment
+        self._next_assignment += 1
+        self._workers.take(rank)
+        self._running[rank] = entry
+        self._commands.append(
+            Assign(rank, entry.assignment, entry.task, entry.item, entry.attempts, entry.alone)
+        )
+
+    # Ends
+
+    def _stop_at_timeout(self) -> None:
+        """End what runs (a row that uses no trial); commit the finished trials behind it in order."""
+        run = self._run
+        assert run is not None
+        for entry in run.open:
+            is_running = entry.rank is not None
+            if entry.rank is not None and entry.assignment is not None:
+                self._commands.append(Cancel(entry.rank, entry.assignment))
+                self._free(entry.rank)
+                entry.step("cancelled")
+            if isinstance(entry.item, Probe):
+                continue
+            if is_running:
+                self._commit_row(self.history.cancelled(entry.task, run.stage.name, entry.item))
+            elif entry.state == "measured" and (entry.repeat_of is None or self.history.has(entry.repeat_of)):
+                entry.step("committed")
+                self._commit_row(self._row(entry, entry.item))
+        self._finish("timeout")
+
+    def _finish(self, stop_reason: str) -> None:
+        for rank, entry in list(self._running.items()):
+            assert entry.assignment is not None
+            self._commands.append(Cancel(rank, entry.assignment))
+            entry.step("cancelled")
+            self._free(rank)
+        best = self.history.best
+        met = best is not None and best.meets_goal
+        if stop_reason == "signal":
+            self.finished = Finish("interrupted", stop_reason)
+        else:
+            self.finished = Finish("goal_met" if met else "goal_not_met", stop_reason)
+        self._commands.append(self.finished)

@@ -1,0 +1,168 @@
+"""The running stage: its items drawn in order, where each stands in its life, what waits for a worker.
+
+Pure. The life of an item is the table `LIFE`; a step that the table lacks is a fault of ours.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from disttune.config.errors import InternalError
+from disttune.config.goal import Goal
+from disttune.schedule.outcome import Outcome
+from disttune.space.candidate import Candidate
+from disttune.strategy.stage import Item, Probe, Stage, StageResult
+from disttune.strategy.trial import Trial
+
+LIFE: dict[str, dict[str, str]] = {  # state -> event -> next state
+    "waiting": {"assigned": "running", "known": "measured", "cancelled": "cancelled"},
+    "running": {"done": "measured", "again": "waiting", "lost": "waiting", "cancelled": "cancelled"},
+    "measured": {"committed": "committed"},
+    "cancelled": {},
+    "committed": {},
+}
+
+
+@dataclass(eq=False)
+class Entry:
+    """One item of the stage.
+
+    Args:
+        index: position in the stage.
+        task: the trial's number; negative for a probe.
+        item: candidate or probe.
+        repeat_of: number of the first trial with the same candidate.
+        rank: that runs it.
+        assignment: of the current run.
+        attempts: runs so far.
+        crashes: trial processes it has killed.
+        losses: ranks that vanished while they ran it.
+        alone: it must run with nothing else on its node.
+        avoid: rank on which it has crashed.
+    """
+
+    index: int
+    task: int
+    item: Item
+    state: str = "waiting"
+    outcome: Outcome | None = None
+    repeat_of: int | None = None
+    rank: int | None = None
+    assignment: int | None = None
+    attempts: int = 0
+    crashes: int = 0
+    losses: int = 0
+    alone: bool = False
+    avoid: int | None = None
+
+    @property
+    def costs_a_trial(self) -> bool:
+        return isinstance(self.item, Candidate) and self.repeat_of is None
+
+    def step(self, event: str) -> None:
+        if event not in LIFE[self.state]:
+            raise InternalError(f"task {self.task} is {self.state}: {event} cannot happen to it")
+        self.state = LIFE[self.state][event]
+        if self.state != "running":
+            self.rank = self.assignment = None
+
+
+@dataclass(eq=False)
+class StageRun:
+    """State of one stage from its first item to its result.
+
+    Args:
+        index: of the stage in the job.
+        stage: as the strategy yielded it.
+    """
+
+    index: int
+    stage: Stage
+    rows: list[Trial] = field(default_factory=list)
+    probe_values: list[object] = field(default_factory=list)
+    open: deque[Entry] = field(default_factory=deque)
+    n_drawn: int = 0
+    n_costing: int = 0
+    exhausted: bool = False
+    _source: Iterator[Item] = field(init=False)
+    _waiting: list[tuple[float, int, Entry]] = field(default_factory=list)
+    _alone: deque[Entry] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._source = iter(self.stage.items)
+
+    def all_needed(self, goal_can_stop: bool) -> bool:
+        """Whether all items are known now (a list) and none can make the others needless."""
+        items = self.stage.items
+        if not isinstance(items, list | tuple):
+            return False
+        return not (goal_can_stop and self.stage.goal_stops) or all(isinstance(i, Probe) for i in items[:1])
+
+    def draw(self) -> Item | None:
+        """The next item, or None at the end; what the strategy's iterator raises comes through."""
+        item = next(self._source, None)
+        self.exhausted = item is None
+        return item
+
+    def add(self, entry: Entry) -> None:
+        self.n_drawn += 1
+        self.n_costing += entry.costs_a_trial
+        self.open.append(entry)
+
+    def queue(self, entry: Entry) -> None:
+        """Let an entry wait for a worker: probes with the greatest cost first, then in order."""
+        if entry.alone:
+            self._alone.append(entry)
+            return
+        cost = entry.item.cost if isinstance(entry.item, Probe) else 0.0
+        heapq.heappush(self._waiting, (-cost, entry.index, entry))
+
+    def next_for(self, rank: int, others: bool) -> Entry | None:
+        """The next waiting entry for this rank; one that crashed on it goes to another if there is one."""
+        passed = []
+        found = None
+        while self._waiting and found is None:
+            top = heapq.heappop(self._waiting)
+            if others and top[2].avoid == rank:
+                passed.append(top)
+            else:
+                found = top[2]
+        for top in passed:
+            heapq.heappush(self._waiting, top)
+        return found
+
+    @property
+    def waits(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def waits_alone(self) -> bool:
+        return bool(self._alone)
+
+    def next_alone(self) -> Entry:
+        return self._alone.popleft()
+
+    def head(self) -> Entry | None:
+        """The first entry that is not committed, when it is ready to be."""
+        return self.open[0] if self.open and self.open[0].state == "measured" else None
+
+    def commit_head(self) -> Entry:
+        entry = self.open.popleft()
+        entry.step("committed")
+        self.n_costing -= entry.costs_a_trial
+        return entry
+
+    @property
+    def complete(self) -> bool:
+        return self.exhausted and not self.open
+
+    def result(self, goal: Goal, reason: Literal["done", "space"]) -> StageResult:
+        return StageResult(
+            name=self.stage.name,
+            goal=goal,
+            trials=tuple(self.rows),
+            probes=tuple(self.probe_values),
+            reason=reason,
+        )

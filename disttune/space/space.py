@@ -1,0 +1,280 @@
+"""The tuning space of a job: every candidate, counted and indexed without listing any.
+
+Pure. A candidate is a choice of one set of ops that open recipes leave in float, and of one option for
+each other op. Every op of the space has quantized options only, so no two indices give the same
+candidate. The last op varies fastest, the float sets slowest.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from disttune.config.errors import InputError
+from disttune.config.quantization_section import QuantizationSection
+from disttune.config.recipes import RECIPES, RecipeValue
+from disttune.config.schemes import FLOAT32, METHODS, OpConfig, Scheme
+from disttune.space.candidate import Candidate
+from disttune.space.capability import APPROACHES, Capability, CapabilityRow
+from disttune.space.float_recipes import FLOAT_RECIPES, resolve_float_recipes
+from disttune.space.merge import UserOptions
+from disttune.space.options import op_options
+from disttune.space.summary import ModelSummary, OpSummary
+from disttune.space.tree import Choice, Product, Sum, count_text
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRow:
+    """Ops of one type that have the same options.
+
+    Args:
+        op_type: ONNX operator type.
+        n_ops: how many.
+        n_options: of each of them.
+        options: what they are, in words.
+    """
+
+    op_type: str
+    n_ops: int
+    n_options: int
+    options: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every candidate of a job; indexable, iterable, never listed. Made by `build_space`.
+
+    Args:
+        options: op name to its quantized options, the default first; in graph order.
+        types: op name to op type, for these ops and those of `in_float`, in graph order.
+        float_sets: sets of ops that open recipes leave in float, the default first.
+        float_recipes: open recipes that leave ops in float, with their ops.
+        recipes: values of other recipes that the job fixes, where they differ from the default.
+        in_float: ops that the job leaves in float in every candidate, with what says so.
+        warnings: sentences for the user.
+    """
+
+    options: Mapping[str, tuple[OpConfig, ...]]
+    types: Mapping[str, str]
+    float_sets: tuple[frozenset[str], ...] = (frozenset(),)
+    float_recipes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    recipes: Mapping[str, RecipeValue] = field(default_factory=dict)
+    in_float: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def ops(self) -> tuple[str, ...]:
+        """Names of the ops that can be quantized, in graph order."""
+        return tuple(self.options)
+
+    @cached_property
+    def op_types(self) -> tuple[str, ...]:
+        """Their types, in order of first appearance."""
+        return tuple(dict.fromkeys(self.types[op] for op in self.options))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of candidates, exact; may exceed what `len` can say."""
+        return self._tree.size
+
+    @property
+    def size_text(self) -> str:
+        """The size for people, e.g. "1,152" or "about 4.2 x 10^30"."""
+        return count_text(self.size)
+
+    def __getitem__(self, index: int) -> Candidate:
+        """The candidate with this index; IndexError outside 0 <= index < size."""
+        if not 0 <= index < self.size:
+            raise IndexError(f"index outside a space of {self.size_text} candidates")
+        chosen = self._tree.unrank(index)
+        return Candidate.of({op: chosen.get(op, FLOAT32) for op in self.options}, self.recipes)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        """Every candidate in order, made when it is asked for."""
+        index = 0
+        while index < self.size:
+            yield self[index]
+            index += 1
+
+    def index(self, candidate: Candidate) -> int:
+        """The index of a candidate; ValueError when the space does not hold it."""
+        if candidate.ops != self.ops or dict(candidate.recipes) != self.recipes:
+            raise ValueError("the candidate has other ops or recipes than the space")
+        return self._tree.rank({op: config for op, config in candidate.configs().items() if config.quantized})
+
+    def __contains__(self, candidate: Candidate) -> bool:
+        try:
+            self.index(candidate)
+        except ValueError:
+            return False
+        return True
+
+    def default_candidate(self) -> Candidate:
+        """Every op at its first option, recipes at their default or at what the job fixes."""
+        return self[0]
+
+    def op_wise(self) -> "Space":
+        """The product over the ops alone: recipes stay as in the default candidate."""
+        return replace(self, float_sets=self.float_sets[:1], float_recipes={})
+
+    def describe(self) -> tuple[SpaceRow, ...]:
+        """A row for each op type and list of options, in order of first appearance."""
+        kinds = (
+            (self.types[op], self.options.get(op, (FLOAT32,)), self.in_float.get(op)) for op in self.types
+        )
+        return tuple(
+            SpaceRow(op_type, n, len(options), f"float32 by {key}" if key else _in_words(options))
+            for (op_type, options, key), n in Counter(kinds).items()
+        )
+
+    @cached_property
+    def _tree(self) -> Sum[OpConfig]:
+        choices = {op: Choice(op, options) for op, options in self.options.items()}
+        parts = (tuple(c for op, c in choices.items() if op not in in_float) for in_float in self.float_sets)
+        return Sum(tuple(Product(p) for p in parts))
+
+
+def build_space(
+    summary: ModelSummary,
+    capability: Capability,
+    quantization: QuantizationSection,
+    methods: Collection[str] = frozenset(METHODS),
+    placement: str | None = None,
+) -> Space:
+    """The tuning space of a job.
+
+    Args:
+        summary: the model.
+        capability: what the target can compute.
+        quantization: the job's section: approach, placement, op_types, op_names, recipes.
+        methods: names of the threshold methods that the engine can do.
+        placement: "speed" or "all"; None: what the section says, else the target's.
+    Raises:
+        InputError: no op can be quantized, a key matches no op, or no algorithm has this approach.
+    """
+    placement = placement or quantization.placement or capability.placement
+    rows = capability.select(_approaches(quantization.approach), placement, methods)
+    user = UserOptions(summary, quantization.op_types, quantization.op_names, capability.float_types)
+    options, in_float = _options_by_op(summary, rows, user)
+    recipes = resolve_float_recipes(summary, options, quantization.recipes)
+    in_float |= {op: f"recipes.{recipe}" for op, recipe in recipes.fixed.items()}
+    options = {op: o for op, o in options.items() if op not in recipes.fixed}
+    limits = f'target "{capability.target}" with approach "{quantization.approach}", placement "{placement}"'
+    if not options:
+        raise InputError(_no_quantizable_op(summary, capability, rows, limits, in_float))
+    return Space(
+        options,
+        {op.name: op.op_type for op in summary.ops if op.name in options or op.name in in_float},
+        recipes.sets,
+        recipes.open,
+        _other_recipes(quantization.recipes),
+        in_float,
+        user.warnings(f"{limits} and this engine"),
+    )
+
+
+def _approaches(approach: str) -> tuple[str, ...]:
+    if approach == "auto":
+        return APPROACHES
+    if approach not in APPROACHES:
+        names = ", ".join(sorted(("auto", *APPROACHES)))
+        raise InputError(
+            f'[quantization] approach: no algorithm is registered for "{approach}". All: {names}.'
+        )
+    return (approach,)
+
+
+def _options_by_op(
+    summary: ModelSummary, rows: Sequence[CapabilityRow], user: UserOptions
+) -> tuple[dict[str, tuple[OpConfig, ...]], dict[str, str]]:
+    """Options of the ops that have some, and the ops that a section leaves in float, with its key."""
+    options: dict[str, tuple[OpConfig, ...]] = {}
+    in_float: dict[str, str] = {}
+    known: dict[tuple[object, ...], tuple[OpConfig, ...] | str] = {}
+    for op in summary.ops:
+        layers = user.layers(op)
+        n_channels = min(op.weight.n_channels, 2) if op.weight else 0
+        kind = (op.op_type, op.has_float_data, n_channels, *(layer.key for layer in layers))
+        if kind not in known:
+            fitting = _rows_of(op, rows)
+            in_float_by = user.float_key(layers, op.op_type)
+            if in_float_by:
+                known[kind] = in_float_by if fitting else ()
+            else:
+                known[kind] = op_options(user.narrow(fitting, layers, op.op_type), op.weight)
+        outcome = known[kind]
+        if isinstance(outcome, str):
+            in_float[op.name] = outcome
+        elif outcome:
+            options[op.name] = outcome
+    return options, in_float
+
+
+def _rows_of(op: OpSummary, rows: Iterable[CapabilityRow]) -> list[CapabilityRow]:
+    """Rows that an op can take; without a weight's options where it has no constant weight."""
+    fitting = [row for row in rows if op.op_type in row.op_types and op.has_float_data]
+    if op.weight:
+        return fitting
+    return [replace(row, weight=None) for row in fitting if not row.needs_weight]
+
+
+def _other_recipes(given: Mapping[str, tuple[RecipeValue, ...]]) -> dict[str, RecipeValue]:
+    """Recipes that are no choice of the space; the job file takes one value for each."""
+    fixed = {name: values[0] for name, values in given.items() if name not in FLOAT_RECIPES}
+    return {name: value for name, value in fixed.items() if value != RECIPES[name].default}
+
+
+def _no_quantizable_op(
+    summary: ModelSummary,
+    capability: Capability,
+    rows: Sequence[CapabilityRow],
+    limits: str,
+    in_float: Mapping[str, str],
+) -> str:
+    if in_float:
+        keys = ", ".join(dict.fromkeys(in_float.values()))
+        return f"no quantizable op is left: [quantization] {keys} leave all {len(in_float)} of them in float"
+    present = sorted({op.op_type for op in summary.ops})
+    able = {op_type for row in rows for op_type in row.op_types}
+    text = f"no quantizable op: {limits} quantizes {', '.join(sorted(able))}; "
+    text += f"the model has {', '.join(present)}."
+    if able.intersection(present):
+        text += " Those in both have no constant weight or no float data."
+    others = {t for row in capability.rows for t in row.op_types}.difference(able).intersection(present)
+    if others:
+        text += f' With another approach or placement = "all": {", ".join(sorted(others))}.'
+    return text
+
+
+def _in_words(options: Sequence[OpConfig]) -> str:
+    """Options grouped by approach, dtypes and symmetry, with the values that vary in brackets."""
+    groups: dict[tuple[object, ...], list[OpConfig]] = {}
+    for config in options:
+        kinds = [(s.dtype, s.symmetric) if s else None for s in (config.activation, config.weight)]
+        groups.setdefault((config.approach, *kinds), []).append(config)
+    texts = []
+    for configs in groups.values():
+        activation = _schemes_in_words("activation", [c.activation for c in configs if c.activation])
+        weight = _schemes_in_words("weight", [c.weight for c in configs if c.weight])
+        texts.append(f"{configs[0].approach}: {', '.join(filter(None, (activation, weight)))}")
+    return "; ".join(texts)
+
+
+def _schemes_in_words(tensor: str, schemes: Sequence[Scheme]) -> str:
+    if not schemes:
+        return ""
+    first = schemes[0]
+    granularities = dict.fromkeys(_granularity(s) for s in schemes)
+    methods = dict.fromkeys(
+        s.method if s.parameter is None else f"{s.method} {s.parameter:g}" for s in schemes
+    )
+    symmetry = "symmetric" if first.symmetric else "asymmetric"
+    return f"{tensor} {first.dtype} {symmetry} {_alternatives(granularities)} {_alternatives(methods)}"
+
+
+def _granularity(scheme: Scheme) -> str:
+    return f"group of {scheme.group_size}" if scheme.group_size else scheme.granularity.replace("_", " ")
+
+
+def _alternatives(values: Mapping[str, None]) -> str:
+    return "".join(values) if len(values) == 1 else f"[{', '.join(values)}]"

@@ -1,0 +1,18 @@
+"""Strategies: generators of stages. One file per strategy."""
+
+from disttune.strategy.registry import Strategy, make_strategy, register_strategy, strategy_names
+from disttune.strategy.stage import Probe, Stage, StageResult
+from disttune.strategy.trial import Trial
+from disttune.strategy.tuning import Tuning
+
+__all__ = [
+    "Probe",
+    "Stage",
+    "StageResult",
+    "Strategy",
+    "Trial",
+    "Tuning",
+    "make_strategy",
+    "register_strategy",
+    "strategy_names",
+]
