@@ -79,8 +79,8 @@ def summarize(prepared: ModelProto, original: ModelProto) -> ModelSummary:
 def channel_axis(node: NodeProto, rank: int) -> int | None:
     """Axis of a node's weight that has one scale per channel; None where there is none.
 
-    Source: ONNX's definition of each operator; onnxruntime's quantizer differs for MatMul with a weight
-    of three or more dimensions, where it takes axis 1 instead of the last.
+    A MatMul's weight of three or more dimensions has none: onnxruntime's kernels take no vector of scales
+    for it (its quantizer takes axis 1 all the same, and the model does not run).
     """
     match node.op_type:
         case "Conv" | "Gather" | "GatherElements" | "GatherND" | "LSTM" | "GRU" | "RNN":
@@ -88,7 +88,7 @@ def channel_axis(node: NodeProto, rank: int) -> int | None:
         case "ConvTranspose" | "Attention":
             return 1
         case "MatMul":
-            return rank - 1 if rank > 1 else None
+            return 1 if rank == 2 else None
         case "Gemm":
             return 0 if int_attribute(node, "transB", 0) else 1
     return None

@@ -136,6 +136,7 @@ def _result_table(result: TuningResult, best_path: str) -> Table:
         title=f"{result.status.replace('_', ' ')} ({result.stop_reason})",
         show_header=False,
         title_justify="left",
+        title_style="bold",
     )
     table.add_column("what", no_wrap=True)
     table.add_column("value", overflow="fold")
@@ -154,7 +155,7 @@ def _result_table(result: TuningResult, best_path: str) -> Table:
         candidate = next(t.candidate for t in result.trials if t.number == best.trial)
         table.add_row("how", str(candidate))
         table.add_row("model", best_path)
-    failed = sum(t.status != "ok" and not t.cancelled for t in result.trials)
+    failed = sum(t.counts and t.metric is None for t in result.trials)
     trials = f"{result.n_trials} measured" + (f", {failed} of them without a metric" if failed else "")
     table.add_row("trials", f"{trials}, {len(result.trials) - result.n_trials} repeats or cut short")
     table.add_row("time", f"{wording.duration(result.seconds)} on {result.n_ranks} rank(s)")

@@ -95,6 +95,7 @@ class Run:
     phase: str  # "building", "asking" or "evaluating"
     started_s: float
     deadline_s: float
+    built: Built | None = None
 
 
 class Agent:
@@ -278,6 +279,7 @@ class Agent:
                     self._tell(Ready())
             case Built() if self._run is not None:
                 self._run.phase = "asking"
+                self._run.built = message
                 self._run.deadline_s = math.inf
                 self._tell(message)
             case Answer() if self._run is not None:
@@ -316,7 +318,14 @@ class Agent:
     def _died(self, death: Death) -> None:
         self._deaths_in_a_row += 1
         if self._run is not None:
-            outcome = Outcome(cast(Status, death.status), reason=death.reason)
+            built = self._run.built
+            outcome = Outcome(
+                cast(Status, death.status),
+                model_digest=built.model_digest if built else None,
+                size_bytes=built.size_bytes if built else None,
+                n_quantized=built.n_quantized if built else None,
+                reason=death.reason,
+            )
             self._answer(outcome, again=True, tail=death.stderr_tail)
         elif self._special:
             task = self._special.pop(0)

@@ -100,8 +100,12 @@ class RankLost(ToMaster):
 
 @dataclass(frozen=True, slots=True)
 class Built(ToMaster):
+    """The model is built; whether it is evaluated is the master's word."""
+
     assignment: int
     model_digest: str
+    size_bytes: int
+    n_quantized: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -307,7 +307,7 @@ class TrialWorker:
             raise InternalError(f"no probe of kind {message.item.kind!r} is known")
         built = self._built_model(message.item)
         self._built_for = message.assignment
-        return Built(message.assignment, built.model_digest)
+        return Built(message.assignment, built.model_digest, built.size_bytes, built.n_quantized)
 
     def _evaluate(self, assignment: int) -> Answer:
         built = self._built

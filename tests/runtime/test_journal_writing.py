@@ -43,10 +43,12 @@ def test_sequence_numbers_go_on_in_a_later_session(tmp_path: Path):
     assert b'"session":2' in path.read_bytes().splitlines()[-1]
 
 
-def test_torn_line_is_cut_off_before_the_next(tmp_path: Path):
+@pytest.mark.parametrize("torn_line", [b'{"n":13,"sess', b'{"n":13' + b" " * 1000, b"\0" * 4096])
+def test_torn_line_is_cut_off_before_the_next(tmp_path: Path, torn_line: bytes):
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(SAMPLE + b'{"n":13,"sess')
-    assert written(path, result_record(5)).records == (*one_of_each(), result_record(5))
+    path.write_bytes(SAMPLE + torn_line)
+    contents = written(path, result_record(5))
+    assert (contents.records, contents.torn) == ((*one_of_each(), result_record(5)), False)
 
 
 def test_record_is_durable_after_wait_and_in_the_file(tmp_path: Path):
@@ -189,7 +191,8 @@ def test_failed_sync_writes_everything_again(tmp_path: Path, monkeypatch: pytest
     assert journal.flush()
     assert journal.failure is None
     journal.close()
-    assert read_journal(journal.path).records == (job_record(), result_record(1))
+    contents = read_journal(journal.path)
+    assert (contents.records, contents.torn) == ((job_record(), result_record(1)), False)
 
 
 def fail_with(code: int) -> Callable[..., None]:

@@ -168,11 +168,14 @@ def test_changed_versions_are_told():
     assert [str(c) for c in changes] == ['disttune: the journal holds "0.1.0", this job has "0.2"']
 
 
-def test_strategy_is_named_once():
+@pytest.mark.parametrize(
+    ("key_now", "strategy_now", "named"),
+    [("random", "random", []), ("random", "tpe", ["strategy"]), ("tpe", "tpe", ["tuning.strategy"])],
+)
+def test_strategy_is_named_once(key_now: str, strategy_now: str, named: list[str]):
     recorded = job_record(fingerprint={"tuning.strategy": "random"})
-    assert [d.name for d in job_differences(recorded, job_record(strategy="tpe"))][-1:] == ["strategy"]
-    current = job_record(strategy="tpe", fingerprint={"tuning.strategy": "tpe"})
-    assert [d.name for d in job_differences(recorded, current)] == ["tuning.strategy"]
+    current = job_record(fingerprint={"tuning.strategy": key_now}, strategy=strategy_now)
+    assert [d.name for d in job_differences(recorded, current)] == named
 
 
 def test_long_values_are_shown_where_they_differ():

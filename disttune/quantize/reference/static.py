@@ -27,9 +27,9 @@ def quantize_static_ops(
     """Put Q and DQ nodes around some ops.
 
     For ops that all have the same config the result is that of `quantize_static` with it, but for the
-    order of the nodes, and for two of its faults: it takes axis 1 as the channels of a MatMul weight of
-    three dimensions, and it removes a Relu or Clip also where the range of its output goes below zero
-    (the "distribution" method), so that nothing clips any more.
+    order of the nodes and for two of its faults: scales per channel of a MatMul's weight of three or more
+    dimensions, which do not run; and a Relu or Clip that it removes also where the range of its output
+    goes below zero (the "distribution" method), so that nothing clips any more.
 
     Args:
         model: float model with shapes, used up.

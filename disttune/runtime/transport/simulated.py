@@ -85,11 +85,17 @@ class SimulatedTransport:
                 self._n_started[message.task] = n_before + 1
                 run = self._run(message.item, to, n_before)
                 self._current[to] = (message.assignment, run)
-                digest = run.outcome.model_digest
-                if digest is None or run.again:
+                outcome = run.outcome
+                if outcome.model_digest is None or run.again:
                     self._answer(to, run.build_s + run.evaluation_s)
                 else:
-                    self._push(self._later(run.build_s), Envelope(to, Built(message.assignment, digest)))
+                    built = Built(
+                        message.assignment,
+                        outcome.model_digest,
+                        outcome.size_bytes or 0,
+                        outcome.n_quantized or 0,
+                    )
+                    self._push(self._later(run.build_s), Envelope(to, built))
             case EvaluateModel():
                 self._answer(to, self._current[to][1].evaluation_s)
             case SkipModel() | CancelTask():
