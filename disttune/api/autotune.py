@@ -1,4 +1,4 @@
-"""`autotune()`: accuracy-aware quantization tuning from a script, on one process or on all ranks of mpirun."""
+"""`autotune()`: accuracy-aware quantization tuning from a script, on one process or under mpirun."""
 
 import os
 from collections.abc import Mapping
@@ -131,7 +131,8 @@ def _job_of(model: Any, tune_config: Any, has_eval_fn: bool, has_reader: bool, p
         data = dict(tune_config)
     else:
         raise InputError(
-            f"tune_config is a {type(tune_config).__name__}; expected a TuningConfig, a job's path or its sections"
+            f"tune_config is a {type(tune_config).__name__}; expected a TuningConfig, or a job: the path of "
+            "its file, or its sections as a dict"
         )
     if model is not None:
         data["model"] = {**data.get("model", {}), "path": str(_model_path(model, path))}
@@ -151,7 +152,7 @@ def _sections(config: TuningConfig) -> dict[str, Any]:
     sizes = {size for c in configs if (size := getattr(c, "calibration_sampling_size", None)) is not None}
     if len(sizes) > 1:
         raise InputError(
-            f"TuningConfig: calibration_sampling_size holds {sorted(sizes)}; one size for all configs is needed"
+            f"TuningConfig: calibration_sampling_size holds {sorted(sizes)}; give one size for all configs"
         )
     approach = "auto" if len(algorithms) > 1 else next(iter(algorithms))
     return {

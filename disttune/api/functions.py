@@ -93,8 +93,9 @@ def _check_pickles(name: str, value: Any) -> None:
         if culprit:
             what += f", which uses {culprit}"
         raise UserCodeError(
-            f"{what} cannot be pickled for the trial process ({type(error).__name__}: {error}): make the object "
-            'inside the function, or run trials in the caller\'s process with runtime.isolation = "none"'
+            f"{what} cannot be pickled for the trial process ({type(error).__name__}: {error}): make the "
+            "object inside the function, or run trials in the caller's process with "
+            'runtime.isolation = "none"'
         ) from error
 
 

@@ -29,9 +29,9 @@ app = typer.Typer(
 )
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def command(name: str, hidden: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: make a function the command of this name; its docstring is the help."""
-    return app.command(name)
+    return app.command(name, hidden=hidden)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,11 @@ from disttune.config.nearest import unknown_name
 EXAMPLES = ("digits_cnn", "digits_transformer")
 
 
+def demo_directory(example: str) -> Path:
+    """Where a demo keeps its files unless told: not where a job of the user's would."""
+    return Path(f"disttune_run_{example}")
+
+
 @command("demo")
 def demo(
     example: Annotated[str, typer.Argument(help=f"One of {', '.join(EXAMPLES)}.")] = EXAMPLES[0],
@@ -28,5 +33,5 @@ def demo(
     if example not in EXAMPLES:
         raise InputError(unknown_name("example", example, EXAMPLES))
     job_file = Path(str(files("disttune.examples"))) / example / "job.toml"
-    path = output or Path(f"disttune_run_{example}")
+    path = output or demo_directory(example)
     return run(job_file, path, set_ or [], not resume, as_log_format(log_format, False))

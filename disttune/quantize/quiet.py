@@ -1,8 +1,9 @@
-"""Keep onnxruntime's prints, Python log records and C++ log lines out of the user's terminal."""
+"""Keep onnxruntime's prints, warnings, Python log records and C++ log lines out of the user's terminal."""
 
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 
 import onnxruntime
@@ -15,7 +16,7 @@ _DEFAULT_SEVERITY = 2
 def quiet_onnxruntime() -> Iterator[list[str]]:
     """Silence onnxruntime and its tools within the block.
 
-    Not for several threads: it swaps `sys.stdout` and the handlers of the root logger.
+    Not for several threads: it swaps `sys.stdout`, the filters of warnings and the root logger's handlers.
 
     Yields:
         A list that gets the text of every log record of level ERROR.
@@ -26,7 +27,7 @@ def quiet_onnxruntime() -> Iterator[list[str]]:
     root.handlers[:] = [_ErrorList(errors)]
     onnxruntime.set_default_logger_severity(_ERRORS_ONLY + 1)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
             yield errors
     finally:
         onnxruntime.set_default_logger_severity(_DEFAULT_SEVERITY)

@@ -150,7 +150,8 @@ def _result_table(result: TuningResult, best_path: str) -> Table:
         ratio = best.size_bytes / result.baseline.size_bytes
         table.add_row(
             "best",
-            f"trial {best.trial}: {best.metric:.6g}, {wording.size(best.size_bytes)} ({ratio:.0%} of the float model)",
+            f"trial {best.trial}: {best.metric:.6g}, {wording.size(best.size_bytes)} "
+            f"({ratio:.0%} of the float model)",
         )
         candidate = next(t.candidate for t in result.trials if t.number == best.trial)
         table.add_row("how", str(candidate))

@@ -67,7 +67,7 @@ class AppendFile:
         while view:
             n_written = os.pwrite(self._descriptor, view, offset)
             view, offset = view[n_written:], offset + n_written
-        pass
+        os.fsync(self._descriptor)
         if self._has_links and os.fstat(self._descriptor).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "removed or replaced while the job runs", str(self._path))
         self._end, self._dirty = offset, False

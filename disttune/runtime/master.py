@@ -204,7 +204,8 @@ class Master:
         cpus = {h.cpu for h in self._hosts.values()}
         if len(cpus) > 1:
             self._warn(
-                f"ranks run on different processors ({', '.join(sorted(cpus))}): metrics may differ in the last bits"
+                f"ranks run on different processors ({', '.join(sorted(cpus))}): "
+                "metrics may differ in the last bits"
             )
         self._listener.phase("loading and checking the job")
         self._transport.send(0, Prepare(self._job, self._functions, threads[0]))
@@ -219,9 +220,7 @@ class Master:
             self._warn(warning)
         if len(self._job.calibration.samples) > 1:
             n = self._job.calibration.samples[0]
-            self._warn(
-                f'strategy "{self._job.tuning.strategy}" calibrates with the first size of calibration.samples, {n}'
-            )
+            self._warn(f"calibration.samples: strategy {self._job.tuning.strategy} takes the first size, {n}")
         self._recording = JournalRecording(self._contents.records, self._space.ops)
         self._open_journal(self._header(message))
         self._set_up_home(message)
@@ -297,7 +296,7 @@ class Master:
         if recorded is not None:
             if recorded.values != values:
                 self._warn(
-                    f"the float model now gives {values}, the journal has {recorded.values}: the journal's is used"
+                    f"the float model now gives {values}; the journal has {recorded.values}, which is used"
                 )
             values, seconds = recorded.values, recorded.seconds
         self._has_baseline(values, seconds)

@@ -13,7 +13,7 @@ LENGTH = struct.Struct("<Q")
 CHUNK_BYTES = 1 << 20
 
 
-class PipeClosed(Exception):
+class PipeClosedError(Exception):
     """The other end is gone."""
 
 
@@ -31,7 +31,7 @@ class Pipe:
         """Send one message whole.
 
         Raises:
-            PipeClosed: the other end is gone.
+            PipeClosedError: the other end is gone.
         """
         payload = pickle.dumps(message, protocol=5)
         try:
@@ -39,13 +39,13 @@ class Pipe:
             self._socket.sendall(LENGTH.pack(len(payload)))
             self._socket.sendall(payload)
         except OSError as error:
-            raise PipeClosed from error
+            raise PipeClosedError from error
 
     def receive(self) -> list[Any]:
         """Every message that has arrived whole.
 
         Raises:
-            PipeClosed: the other end is gone and nothing whole is left.
+            PipeClosedError: the other end is gone and nothing whole is left.
         """
         closed = False
         self._socket.setblocking(False)
@@ -64,23 +64,23 @@ class Pipe:
         while (message := self._take()) is not None:
             messages.append(message)
         if closed and not messages:
-            raise PipeClosed
+            raise PipeClosedError
         return messages
 
     def receive_wait(self) -> Any:
         """The next message, however long it takes.
 
         Raises:
-            PipeClosed: the other end is gone.
+            PipeClosedError: the other end is gone.
         """
         self._socket.setblocking(True)
         while (message := self._take()) is None:
             try:
                 data = self._socket.recv(CHUNK_BYTES)
             except OSError as error:
-                raise PipeClosed from error
+                raise PipeClosedError from error
             if not data:
-                raise PipeClosed
+                raise PipeClosedError
             self._buffer += data
         return message
 

@@ -74,6 +74,10 @@ class RunDirectory:
         return self.path / "job.toml"
 
     @property
+    def lock_file(self) -> Path:
+        return self.path / "lock"
+
+    @property
     def journal_file(self) -> Path:
         return self.path / "journal.jsonl"
 

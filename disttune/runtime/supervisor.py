@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from disttune.runtime.pipe import Pipe, PipeClosed
+from disttune.runtime.pipe import Pipe, PipeClosedError
 
 MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPICH_", "I_MPI_", "HYDRA_", "MV2_")
 # One thread for BLAS: LAPACK on one and two threads gives different bits, and every rank must agree.
@@ -91,7 +91,7 @@ class Supervisor:
     def send(self, message: object) -> None:
         """Hand a message to the process; if it is gone, `poll` will say so."""
         assert self._pipe is not None
-        with contextlib.suppress(PipeClosed):
+        with contextlib.suppress(PipeClosedError):
             self._pipe.send(message)
 
     def poll(self) -> tuple[list[Any], Death | None]:
@@ -101,7 +101,7 @@ class Supervisor:
         self._read_output()
         try:
             messages = self._pipe.receive()
-        except PipeClosed:
+        except PipeClosedError:
             return [], self._dead()
         if self._over_memory():
             return messages, self.kill("out_of_memory", self._memory_reason())
@@ -188,7 +188,7 @@ class Supervisor:
 
     def _memory_reason(self) -> str:
         limit = (self.memory_limit_bytes or 0) / 2**20
-        return f"used more than memory_limit = {limit:.0f} MiB; raise tuning.memory_limit or evaluate less at a time"
+        return f"used more than tuning.memory_limit = {limit:.0f} MiB: raise it, or evaluate less at a time"
 
 
 def trial_environment() -> dict[str, str]:

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
     die_with_parent(parent_pid)
     end_with_pipe(descriptor)
     # what takes long to import comes after the guards
-    from disttune.runtime.pipe import Pipe, PipeClosed
+    from disttune.runtime.pipe import Pipe, PipeClosedError
     from disttune.runtime.trial_worker import TrialWorker
 
     pipe = Pipe(socket.socket(fileno=descriptor))
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> None:
             sys.stdout.flush()
             if answer is not None:
                 pipe.send(answer)
-    except PipeClosed:
+    except PipeClosedError:
         os._exit(0)
 
 

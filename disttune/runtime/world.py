@@ -47,9 +47,9 @@ def join_world() -> Transport:
         ) from error
     if transport.size == 1 and n_launched > 1:
         raise InputError(
-            f"a launcher started {n_launched} ranks, but each is a world of its own: mpirun (or srun) and the "
-            f"MPI library of mpi4py ({_library()}) are of different MPIs. Start with that library's own mpirun "
-            "(launch/local.sh does), or set MPI4PY_LIBMPI to the library of the launcher."
+            f"a launcher started {n_launched} ranks, but each is a world of its own: mpirun (or srun) and "
+            f"the MPI library of mpi4py ({_library()}) are of different MPIs. Start with that library's own "
+            "mpirun (launch/local.sh does), or set MPI4PY_LIBMPI to the library of the launcher."
         )
     return transport
 
