@@ -87,8 +87,12 @@ def check_model(model: ModelProto, where: str = "the model") -> None:
     Raises:
         ModelError: no graph, already quantized, or weights that are not float32.
     """
-    if not model.HasField("graph") or not model.graph.node or not model.opset_import:
+    if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{where} is not an ONNX model: it has no graph. Export the network as ONNX.")
+    if not model.opset_import:
+        raise ModelError(
+            f"{where} says nothing of its opset. Export it again with opset {MIN_OPSET} or later."
+        )
     quantized = {node.op_type for node in all_nodes(model.graph) if is_quantized_type(node.op_type)}
     quantized.update(n.op_type for f in model.functions for n in f.node if is_quantized_type(n.op_type))
     if quantized:

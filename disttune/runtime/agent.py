@@ -288,7 +288,7 @@ class Agent:
                 self._special.pop(0)
                 self._tell(message)
             case Refused():
-                if self._special:
+                if self._special and type(self._special[0]).__name__ == message.task:
                     self._special.pop(0)
                 self._tell(message)
 

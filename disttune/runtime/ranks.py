@@ -22,7 +22,7 @@ from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.supervisor import Supervisor
 from disttune.runtime.transport import Transport
 
-LOOP_S = 0.2  # a loop looks at clocks at least this often
+LOOP_S = 0.05  # a loop looks at clocks and memory at least this often
 GRACE_S = 10.0  # for trials that run when the job is asked to end
 EXIT_INTERRUPTED = 75
 EXIT_INTERRUPTED_TWICE = 130

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from disttune.config.errors import DisttuneError
+from disttune.runtime.command_record import NothingRecorded, Replay, command_record
+from disttune.runtime.exporter import Exporter
 from disttune.runtime.listener import Listener
 from disttune.runtime.messages import (
     Alive,
@@ -17,7 +19,6 @@ from disttune.runtime.messages import (
     Built,
     CancelTask,
     EvaluateModel,
-    Export,
     Exported,
     RankLost,
     Refused,
@@ -27,17 +28,7 @@ from disttune.runtime.messages import (
     ToMaster,
     Unusable,
 )
-from disttune.runtime.records import (
-    CommitRecord,
-    DeadlineRecord,
-    ExportRecord,
-    FinishRecord,
-    ProbeResultRecord,
-    ProposalRecord,
-    Record,
-    ResultRecord,
-    StageRecord,
-)
+from disttune.runtime.records import DeadlineRecord, ExportRecord, FinishRecord, Record
 from disttune.runtime.transport import Transport
 from disttune.schedule.events import (
     Assign,
@@ -63,8 +54,6 @@ from disttune.schedule.events import (
     WorkerLost,
 )
 from disttune.schedule.scheduler import Scheduler
-from disttune.space.candidate import Candidate
-from disttune.strategy.trial import Trial
 
 SHORTEST_TIMEOUT_S = 60.0
 TIMEOUT_FACTOR = 20.0  # an evaluation may take this many times the baseline's
@@ -79,16 +68,6 @@ class JournalSink(Protocol):
     def durable(self) -> int: ...
 
     def append(self, record: Record) -> int: ...
-
-
-class Replay(Protocol):
-    """What the search asks of an earlier session, beside the scheduler's `Recording`."""
-
-    def has_proposal(self, stage: int, index: int, task: int) -> bool: ...
-
-    def has_commit(self, trial: int) -> bool: ...
-
-    def has_stage(self, index: int) -> bool: ...
 
 
 def default_trial_timeout_s(evaluation_s: float) -> float:
@@ -131,8 +110,8 @@ class Search:
         self._transport = transport
         self._journal = journal
         self._listener = listener
-        self._best_path = best_path
-        self._replay = replay
+        self._exporter = Exporter(best_path, exported, lambda message: transport.send(0, message))
+        self._replay = replay or NothingRecorded()
         self._started_s = transport.now_s() - elapsed_s
         self._lost_after_s = lost_after_s
         self._nodes: dict[int, str] = {}
@@ -140,13 +119,9 @@ class Search:
         self._may_join: list[int] = []
         self._heard_s: dict[int, float] = {}
         self._checked_s = 0.0
-        self._pending: deque[tuple[int, Command]] = deque()  # told once the journal is durable up to there
+        self._later: deque[tuple[int, Command]] = deque()  # told once the journal is durable up to there
         self._last_record = 0
         self._held: list[Assign] = []  # for rank 0, until an export that comes first has been sent
-        self._wanted: Trial | None = None
-        self._exporting: int | None = None
-        self._exported = exported
-        self._export_failed = False
         self._busy: set[int] = set()
         self._finishing: Finish | None = None
 
@@ -186,10 +161,9 @@ class Search:
             case Answer():
                 self._answered(source, message)
             case Exported():
-                self._was_exported(message)
+                self._exported(message)
             case Refused() if message.task == "Export":
-                self._exporting = None
-                self._export_failed = True
+                self._exporter.failed()
                 self._listener.warned(message.message)
             case Unusable():
                 self._lose(source, message.reason)
@@ -203,7 +177,6 @@ class Search:
     def poll(self) -> None:
         """Do what has become possible: tell durable commits, export, notice silence and time."""
         self._tell_durable()
-        self._start_export()
         now_s = self._transport.now_s()
         if now_s - self._checked_s >= CHECK_EVERY_S:
             self._checked_s = now_s
@@ -212,7 +185,7 @@ class Search:
                 n_trials = len(self.scheduler.history.trials)
                 self._listener.progress(n_trials, len(self._busy), self.now_s())
         self._handle(Tick(self.now_s()))
-        if self._finishing and not self._pending and self._export_settled():
+        if self._finishing and not self._later and self._exporter.settled:
             self._journal.append(
                 FinishRecord(
                     t=self.now_s(), status=self._finishing.status, stop_reason=self._finishing.stop_reason
@@ -271,38 +244,35 @@ class Search:
                 self._transport.send(command.rank, SkipModel(command.assignment))
             case Cancel():
                 self._cancel(command)
-            case Propose():
-                self._propose(command)
-            case Settle():
-                self._settle(command)
-            case OpenStage():
-                if not (self._replay and self._replay.has_stage(command.index)):
-                    stage = command.stage
-                    self._append(
-                        StageRecord(
-                            t=self.now_s(),
-                            index=command.index,
-                            name=stage.name,
-                            needs=stage.needs,
-                            goal_stops=stage.goal_stops,
-                        )
-                    )
-                self._pending.append((self._last_record, command))
+            case Propose() | Settle():
+                self._record(command)
             case Broadcast():
                 self._broadcast(command)
+            case OpenStage():
+                self._record(command)
+                self._tell_later(command)
             case _:
-                self._pending.append((self._last_record, command))
+                self._tell_later(command)
+
+    def _record(self, command: Command) -> None:
+        record = command_record(command, self.now_s(), self._replay)
+        if record is not None:
+            self._append(record)
 
     def _append(self, record: Record) -> None:
         self._last_record = self._journal.append(record)
 
     def _assign(self, command: Assign) -> None:
         self._busy.add(command.rank)
-        if command.rank == 0 and any(isinstance(c, Improve) for _, c in self._pending):
+        if command.rank == 0 and self._improves_soon():
             self._held.append(command)
             return
         timeout_s = self.trial_timeout_s if self.trial_timeout_s is not None else FIRST_TIMEOUT_S
         self._transport.send(command.rank, RunTask(command.assignment, command.task, command.item, timeout_s))
+
+    def _improves_soon(self) -> bool:
+        """Whether an export is about to be asked for, which goes before rank 0's next trial."""
+        return any(isinstance(command, Improve) for _, command in self._later)
 
     def _cancel(self, command: Cancel) -> None:
         self._busy.discard(command.rank)
@@ -311,38 +281,6 @@ class Search:
             self._held.remove(held[0])
         else:
             self._transport.send(command.rank, CancelTask(command.assignment))
-
-    def _propose(self, command: Propose) -> None:
-        if not isinstance(command.item, Candidate):
-            return  # a probe is found again by its place in the stage
-        if self._replay and self._replay.has_proposal(command.stage, command.index, command.task):
-            return
-        self._append(
-            ProposalRecord(
-                t=self.now_s(),
-                stage=command.stage,
-                item=command.index,
-                trial=command.task,
-                digest=command.item.digest,
-                candidate=command.item.to_dict(),
-            )
-        )
-
-    def _settle(self, command: Settle) -> None:
-        outcome, item = command.outcome, command.item
-        if isinstance(item, Candidate):
-            self._append(ResultRecord(
-                t=self.now_s(), trial=command.task, digest=item.digest, model_digest=outcome.model_digest,
-                status=outcome.status, values=outcome.values, size_bytes=outcome.size_bytes,
-                n_quantized=outcome.n_quantized, seconds=outcome.seconds, evaluation_s=outcome.evaluation_s,
-                rank=outcome.rank, reason=outcome.reason, stderr_tail=outcome.stderr_tail,
-            ))  # fmt: skip
-        else:
-            self._append(ProbeResultRecord(
-                t=self.now_s(), stage=command.stage, item=command.index, probe={"kind": item.kind},
-                status=outcome.status, value=outcome.value, seconds=outcome.seconds, rank=outcome.rank,
-                reason=outcome.reason,
-            ))  # fmt: skip
 
     def _broadcast(self, command: Broadcast) -> None:
         best = self.scheduler.history.best
@@ -356,13 +294,17 @@ class Search:
         for rank in self._nodes:
             self._transport.send(rank, message)
 
+    # Telling, once the journal is durable
+
+    def _tell_later(self, command: Command) -> None:
+        self._later.append((self._last_record, command))
+
     def _tell_durable(self) -> None:
         durable = self._journal.durable
-        while self._pending and self._pending[0][0] <= durable:
-            _, command = self._pending.popleft()
-            self._tell(command)
-        if not any(isinstance(c, Improve) for _, c in self._pending):
-            self._start_export()
+        while self._later and self._later[0][0] <= durable:
+            self._tell(self._later.popleft()[1])
+        self._exporter.start()
+        if self._held and not self._improves_soon():
             held, self._held = self._held, []
             for assign in held:
                 self._assign(assign)
@@ -370,9 +312,10 @@ class Search:
     def _tell(self, command: Command) -> None:
         match command:
             case Commit():
-                self._commit(command)
+                self._record(command)
+                self._listener.committed(command.trial, command.best)
             case Improve():
-                self._wanted = command.trial
+                self._exporter.want(command.trial)
             case OpenStage():
                 self._listener.stage_opened(command.stage.name)
             case Notice():
@@ -382,35 +325,8 @@ class Search:
             case _:
                 pass
 
-    def _commit(self, command: Commit) -> None:
-        trial = command.trial
-        if not (self._replay and self._replay.has_commit(trial.number)):
-            self._journal.append(
-                CommitRecord(
-                    t=self.now_s(),
-                    trial=trial.number,
-                    duplicate_of=trial.duplicate_of,
-                    meets_goal=trial.meets_goal,
-                    best=command.best.number if command.best else None,
-                )
-            )
-        self._listener.committed(trial, command.best)
-
-    # Export
-
-    def _start_export(self) -> None:
-        trial = self._wanted
-        if trial is None or self._best_path is None or self._exporting is not None or self._export_failed:
-            return
-        if trial.candidate.digest != self._exported:
-            self._exporting = trial.number
-            self._transport.send(0, Export(trial.number, trial.candidate, str(self._best_path)))
-
-    def _was_exported(self, message: Exported) -> None:
-        assert self._wanted is not None
-        self._exporting = None
-        trial = self.scheduler.history.row(message.trial)
-        self._exported = trial.candidate.digest
+    def _exported(self, message: Exported) -> None:
+        trial = self._exporter.done(message)
         if message.model_digest != trial.model_digest:
             self._listener.warned(
                 f"trial {trial.number} was built again for export and came out different: quantizing is not "
@@ -425,8 +341,3 @@ class Search:
                 file=Path(message.path).name,
             )
         )
-
-    def _export_settled(self) -> bool:
-        if self._wanted is None or self._best_path is None or self._export_failed:
-            return True
-        return self._exporting is None and self._wanted.candidate.digest == self._exported

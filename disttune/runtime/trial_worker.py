@@ -305,13 +305,16 @@ class TrialWorker:
     def _build(self, message: RunTask) -> Built:
         if not isinstance(message.item, Candidate):
             raise InternalError(f"no probe of kind {message.item.kind!r} is known")
-        built = self._built_model(message.item)
-        self._built_for = message.assignment
+        if self._built is None or self._built.digest != message.item.digest:
+            self._built, self._built_for = None, -1  # never two of ours in memory
+            self._built = self._new_model(message.item)
+        built, self._built_for = self._built, message.assignment
         return Built(message.assignment, built.model_digest, built.size_bytes, built.n_quantized)
 
     def _evaluate(self, assignment: int) -> Answer:
         built = self._built
         assert built is not None
+        assert self._built_for == assignment
         started_s = time.monotonic()
         with self._model(built.proto) as model:
             values = evaluate(self._evaluators, model)
@@ -326,20 +329,16 @@ class TrialWorker:
         return Answer(assignment, outcome)
 
     def _export(self, message: Export) -> Exported:
-        built = self._built_model(message.candidate)
+        built = self._built  # left in hand: its evaluation may come next
+        if built is None or built.digest != message.candidate.digest:
+            built = self._new_model(message.candidate)
         save_model(built.proto, Path(message.path))
         return Exported(message.trial, built.model_digest, message.path)
 
-    def _built_model(self, candidate: Candidate) -> BuiltModel:
-        """Build a candidate, unless it is the one in hand."""
-        if self._built is None or self._built.digest != candidate.digest:
-            self._built, self._built_for = None, -1
-            proto = self._the_engine().build(candidate)
-            size_bytes = len(serialize(proto))
-            self._built = BuiltModel(
-                candidate.digest, proto, model_digest(proto), size_bytes, count_quantized(proto)
-            )
-        return self._built
+    def _new_model(self, candidate: Candidate) -> BuiltModel:
+        proto = self._the_engine().build(candidate)
+        size_bytes = len(serialize(proto))
+        return BuiltModel(candidate.digest, proto, model_digest(proto), size_bytes, count_quantized(proto))
 
     def _the_engine(self) -> Engine:
         if self._engine is None:

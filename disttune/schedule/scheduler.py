@@ -8,11 +8,10 @@ arrival, because results are committed in the order of proposal and every decisi
 from dataclasses import replace
 from typing import Protocol
 
-from disttune.config.errors import DisttuneError, InternalError, UserCodeError
+from disttune.config.errors import DisttuneError, UserCodeError
+from disttune.schedule.dispatch import Dispatch
 from disttune.schedule.events import (
-    Assign,
     Broadcast,
-    Cancel,
     Command,
     Commit,
     Evaluate,
@@ -36,7 +35,6 @@ from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.outcome import Outcome
 from disttune.schedule.stage_run import Entry, StageRun
-from disttune.schedule.workers import Node, Workers
 from disttune.space.candidate import Candidate
 from disttune.strategy.registry import Strategy
 from disttune.strategy.stage import Item, Probe, Stage, StageResult
@@ -84,14 +82,11 @@ class Scheduler:
         self._run: StageRun | None = None
         self._n_stages = 0
         self._n_empty_stages = 0
-        self._workers = Workers()
-        self._running: dict[int, Entry] = {}  # by rank
-        self._kept: Node | None = None
+        self._dispatch = Dispatch()
         self._first_by_digest: dict[str, int] = {}
         self._known_models: dict[str, Outcome] = {}
         self._next_trial = 0
         self._next_probe = 0
-        self._next_assignment = 0
         self._drain_until_s: float | None = None
         self._differs_told = False
         self._commands: list[Command] = []
@@ -108,7 +103,7 @@ class Scheduler:
             return []
         match event:
             case WorkerJoined():
-                self._joined(event)
+                self._dispatch.join(event.rank, event.node)
             case ModelBuilt():
                 self._built(event)
             case TaskDone():
@@ -130,22 +125,17 @@ class Scheduler:
         numbers = [t.number for t in self.history.trials]
         assert numbers == sorted(set(numbers)), "each trial once, in order"
         assert self.history.n_counted <= self.policy.max_trials
-        assert all(rank in self._workers and e.rank == rank for rank, e in self._running.items())
+        self._dispatch.check_invariants()
         if self._run and not self.finished:
             assert not self._run.head(), "what can be committed is committed"
             running = [e for e in self._run.open if e.state == "running"]
-            assert len(running) == len(self._running)
+            assert len(running) == self._dispatch.n_running
             assert len({e.task for e in self._run.open}) == len(self._run.open)
 
     # Events
 
-    def _joined(self, event: WorkerJoined) -> None:
-        if event.rank in self._workers:
-            raise InternalError(f"rank {event.rank} joined twice")
-        self._workers.join(event.rank, event.node)
-
     def _built(self, event: ModelBuilt) -> None:
-        entry = self._answered(event.rank, event.assignment)
+        entry = self._dispatch.answered(event.rank, event.assignment)
         if entry is None:
             return
         known = self._known_models.get(event.model_digest)
@@ -153,21 +143,21 @@ class Scheduler:
             self._commands.append(Evaluate(event.rank, event.assignment))
             return
         self._commands.append(Skip(event.rank, event.assignment))
-        self._free(event.rank)
+        self._dispatch.free(event.rank)
         self._settle(entry, replace(known, seconds=0.0, rank=event.rank))
 
     def _done(self, event: TaskDone) -> None:
-        entry = self._answered(event.rank, event.assignment)
+        entry = self._dispatch.answered(event.rank, event.assignment)
         if entry is not None:
-            self._free(event.rank)
+            self._dispatch.free(event.rank)
             self._settle(entry, event.outcome)
 
     def _failed(self, event: TaskFailed) -> None:
-        entry = self._answered(event.rank, event.assignment)
+        entry = self._dispatch.answered(event.rank, event.assignment)
         if entry is None:
             return
-        was_alone = entry.alone or self._workers.is_alone(event.rank)
-        self._free(event.rank)
+        was_alone = entry.alone or self._dispatch.is_alone(event.rank)
+        self._dispatch.free(event.rank)
         if event.outcome.status == "crashed":
             entry.crashes += 1
             entry.avoid = event.rank
@@ -178,14 +168,10 @@ class Scheduler:
         if stands:
             self._settle(entry, event.outcome)
         else:
-            entry.step("again")
-            self._queue(entry)
+            self._again(entry, "again")
 
     def _lost(self, event: WorkerLost) -> None:
-        if event.rank not in self._workers:
-            return
-        entry = self._running.pop(event.rank, None)
-        self._workers.lose(event.rank)
+        entry = self._dispatch.lose(event.rank)
         if entry is None:
             return
         entry.losses += 1
@@ -193,17 +179,12 @@ class Scheduler:
             reason = f"{MAX_LOSSES} ranks were lost while they ran it"
             self._settle(entry, Outcome("crashed", rank=event.rank, reason=reason))
         else:
-            entry.step("lost")
-            self._queue(entry)
+            self._again(entry, "lost")
 
-    def _answered(self, rank: int, assignment: int) -> Entry | None:
-        """The entry that an answer is about; None for a late one (cancelled, or the rank counts as lost)."""
-        entry = self._running.get(rank)
-        return entry if entry is not None and entry.assignment == assignment else None
-
-    def _free(self, rank: int) -> None:
-        del self._running[rank]
-        self._workers.release(rank)
+    def _again(self, entry: Entry, event: str) -> None:
+        assert self._run is not None
+        entry.step(event)
+        self._run.queue(entry)
 
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
         assert self._run is not None
@@ -226,8 +207,9 @@ class Scheduler:
         if self.policy.timed_out(now_s):
             self._stop_at_timeout()
         elif self._drain_until_s is None:
-            self._hand_out()
-        elif not self._running or now_s >= self._drain_until_s:
+            assert self._run is not None
+            self._commands += self._dispatch.hand_out(self._run)
+        elif not self._dispatch.n_running or now_s >= self._drain_until_s:
             self._finish("signal")
 
     def _step(self) -> bool:
@@ -299,9 +281,7 @@ class Scheduler:
             self._next_stage(result)
 
     def _drop(self, entry: Entry) -> None:
-        if entry.rank is not None and entry.assignment is not None:
-            self._commands.append(Cancel(entry.rank, entry.assignment))
-            self._free(entry.rank)
+        self._commands += self._dispatch.cancel(entry)
         if isinstance(entry.item, Candidate) and self._first_by_digest.get(entry.item.digest) == entry.task:
             del self._first_by_digest[entry.item.digest]
 
@@ -346,7 +326,7 @@ class Scheduler:
             return False
         if run.all_needed(goal_can_stop=self.policy.stop_at == "goal"):
             return True
-        return len(run.open) < max(1, LOOK_AHEAD * len(self._workers))
+        return len(run.open) < max(1, LOOK_AHEAD * self._dispatch.n_workers)
 
     def _draw(self, run: StageRun) -> None:
         try:
@@ -360,7 +340,7 @@ class Scheduler:
         self._commands.append(Propose(run.index, entry.index, entry.task, entry.item))
         run.add(entry)
         if entry.state == "waiting":
-            self._queue(entry)
+            run.queue(entry)
 
     def _as_recorded(self, run: StageRun, item: Item) -> Item:
         recorded = self.recording.proposal(run.index, run.n_drawn) if self.recording else None
@@ -405,50 +385,6 @@ class Scheduler:
             self._measured(entry, known)
         return entry
 
-    def _queue(self, entry: Entry) -> None:
-        assert self._run is not None
-        self._run.queue(entry)
-
-    # Handing out
-
-    def _hand_out(self) -> None:
-        assert self._run is not None
-        self._hand_out_alone(self._run)
-        if not self._run.waits:
-            return
-        for rank in self._workers.idle():
-            entry = self._run.next_for(rank, others=len(self._workers) > 1)
-            if entry is not None:
-                self._assign(rank, entry)
-            if not self._run.waits:
-                return
-
-    def _hand_out_alone(self, run: StageRun) -> None:
-        """Keep a node free of new tasks until one that must run alone can start, and until it has ended."""
-        if self._kept is not None and not self._kept.ranks:
-            self._kept = None  # the whole node was lost
-        if self._kept is not None and not self._kept.busy and not run.waits_alone:
-            self._kept.kept = False
-            self._kept = None
-        if not run.waits_alone:
-            return
-        if self._kept is None:
-            self._kept = self._workers.keep_a_node_free()
-        if self._kept is not None and not self._kept.busy:
-            self._assign(min(self._kept.ranks), run.next_alone())
-
-    def _assign(self, rank: int, entry: Entry) -> None:
-        entry.step("assigned")
-        entry.attempts += 1
-        entry.rank = rank
-        entry.assignment = self._next_assignment
-        self._next_assignment += 1
-        self._workers.take(rank)
-        self._running[rank] = entry
-        self._commands.append(
-            Assign(rank, entry.assignment, entry.task, entry.item, entry.attempts, entry.alone)
-        )
-
     # Ends
 
     def _stop_at_timeout(self) -> None:
@@ -457,9 +393,8 @@ class Scheduler:
         assert run is not None
         for entry in run.open:
             is_running = entry.rank is not None
-            if entry.rank is not None and entry.assignment is not None:
-                self._commands.append(Cancel(entry.rank, entry.assignment))
-                self._free(entry.rank)
+            if is_running:
+                self._commands += self._dispatch.cancel(entry)
                 entry.step("cancelled")
             if isinstance(entry.item, Probe):
                 continue
@@ -471,11 +406,7 @@ class Scheduler:
         self._finish("timeout")
 
     def _finish(self, stop_reason: str) -> None:
-        for rank, entry in list(self._running.items()):
-            assert entry.assignment is not None
-            self._commands.append(Cancel(rank, entry.assignment))
-            entry.step("cancelled")
-            self._free(rank)
+        self._commands += self._dispatch.cancel_all()
         best = self.history.best
         met = best is not None and best.meets_goal
         if stop_reason == "signal":

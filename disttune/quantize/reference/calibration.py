@@ -93,8 +93,10 @@ class Calibration:
         Args:
             schemes: tensor name to scheme; tensors that onnxruntime cannot observe are left out.
         Raises:
-            TrialError: a run failed, or a tensor holds NaN or infinity.
+            TrialError: there are no feeds, a run failed, or a tensor holds NaN or infinity.
         """
+        if not self._feeds:
+            raise TrialError("static quantization needs calibration feeds, and there are none")
         keys = {name: _Key.of(scheme) for name, scheme in schemes.items()}
         for key in dict.fromkeys(keys.values()):
             missing = [name for name, k in keys.items() if k == key and (key, name) not in self._ranges]

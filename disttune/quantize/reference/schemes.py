@@ -82,6 +82,9 @@ def tensor_overrides(
 ) -> Overrides:
     """`TensorQuantOverrides` for everything that the ops quantize but biases; nothing is left to a default.
 
+    A bias that another op reads as data has one too, and is then quantized as a weight: onnxruntime's
+    quantizer without it waits for ever for the parameters of that data.
+
     Args:
         model: the float model, after `copy_shared_weights`.
         configs: static configs by node name.

@@ -92,24 +92,13 @@ def _quantized(
 
 
 class _PerOpQuantizer(QDQQuantizer):  # type: ignore[misc]
-    """`QDQQuantizer` that can do a Gather with one scale per row, and that does not wait for ever."""
+    """`QDQQuantizer` that can do a Gather with one scale per row."""
 
     def quantize_output_same_as_input(self, output_name: str, input_name: str, node_name: str) -> None:
         if self.tensor_quant_overrides.has_per_channel_overrides(input_name):
             self.quantize_activation_tensor(output_name)  # a vector of scales cannot be shared
         else:
             super().quantize_output_same_as_input(output_name, input_name, node_name)
-
-    def _quantize_sharing_param_tensors(self) -> None:
-        # Stock loops until every tensor found the one that it shares parameters with, found or not.
-        found = set(self.quantized_value_map)
-        waiting = {name: info.quant_para_provider for name, info in self.tensors_to_quantize.items()}
-        while ready := {n for n, provider in waiting.items() if provider and provider.input_name in found}:
-            found |= ready
-            waiting = {name: provider for name, provider in waiting.items() if name not in ready}
-        if waiting:
-            raise ValueError(f'nothing to share quantization parameters with for tensor "{min(waiting)}"')
-        super()._quantize_sharing_param_tensors()
 
 
 def _check(op: str, config: OpConfig) -> None:
