@@ -5,6 +5,7 @@ inference fails, and goes on without a word (except to the log) when the optimiz
 """
 
 import tempfile
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def _with_symbolic_shapes(model: ModelProto, warn: Callable[[str], None]) -> Mod
 
 def _optimized(source: Path, target: Path, large: bool, skip: bool) -> ModelProto:
     try:
-        with quiet_onnxruntime() as errors:
+        with quiet_onnxruntime(source.parent) as errors:
             quant_pre_process(
                 str(source),
                 str(target),
@@ -109,7 +110,7 @@ def _check_loads(source: Path) -> None:
         ) from None
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException, max_length: int = 300) -> str:
     """What an exception says, in one line without its final full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    return textwrap.shorten(lines[0], max_length).rstrip(".") if lines else type(error).__name__

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -139,7 +138,8 @@ def test_nothing_is_printed_and_the_log_is_as_before(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_temporary_files_go_where_they_are_told(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
-    with pytest.raises(FileNotFoundError):
-        prepare(mlp())
+def test_temporary_files_go_where_they_are_told_and_are_removed(monkeypatch, tmp_path):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        prepare(mlp(), directory=tmp_path)
+    assert list(tmp_path.iterdir()) == []

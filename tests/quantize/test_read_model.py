@@ -69,6 +69,13 @@ def test_a_message_without_nodes_is_no_model():
         check_model(onnx.ModelProto(graph=onnx.GraphProto(name="empty")))
 
 
+def test_a_model_without_opset_is_refused():
+    model = tiny_cnn()
+    del model.opset_import[:]
+    with pytest.raises(ModelError, match="says nothing of its opset"):
+        check_model(model)
+
+
 def test_a_missing_data_file_is_named_with_the_tensor_that_needs_it(tmp_path):
     path = external(tmp_path / "m.onnx")
     (tmp_path / "weights.bin").unlink()

@@ -82,9 +82,15 @@ def test_records_of_a_burst_share_few_syncs(tmp_path: Path, monkeypatch: pytest.
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """A list that grows by one with each call of this function of `os`."""
     calls: list[int] = []
     original = getattr(os, name)
-    monkeypatch.setattr(os, name, lambda *args: calls.append(1) or original(*args))
+
+    def counted(*args: object) -> object:
+        calls.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(os, name, counted)
     return calls
 
 

@@ -264,7 +264,8 @@ def test_taker_that_looked_long_ago_does_not_replace_the_new_holder(
 ):
     """A takes over between the moments when B judges the old holder and acts upon it (rule 4)."""
     hold(tmp_path, DEAD_HERE)
-    original, taken = os.link, []
+    original = os.link
+    taken: list[RunLock] = []
 
     def link_late(source: Path, target: Path, **kwargs: bool) -> None:
         if "after" in str(target) and not taken:

@@ -14,6 +14,7 @@ from disttune.config.schemes import OpConfig
 from disttune.quantize.counts import count_quantized
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.preprocess import first_line
+from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.reference.calibration import Calibration
 from disttune.quantize.reference.dynamic import quantize_dynamic_ops
 from disttune.quantize.reference.schemes import copy_shared_weights
@@ -46,7 +47,8 @@ class Builder:
         self._ops = {op.name for op in summary.ops}
         self._directory = settings.directory
         self._valid = _invalid(prepared) is None  # onnxruntime also runs models that onnx calls invalid
-        self._inferred = self._with_types(prepared)
+        with quiet_onnxruntime(settings.directory):
+            self._inferred = _with_types(prepared)
         self._calibration = Calibration(self._inferred, feeds, settings)
 
     def build(self, candidate: Candidate) -> ModelProto:
@@ -56,6 +58,11 @@ class Builder:
         if not configs:
             return _copy(self._prepared)
         self._check(configs, candidate)
+        with quiet_onnxruntime(self._directory):
+            model = self._quantized(candidate, configs)
+        return self._finished(model, len(configs))
+
+    def _quantized(self, candidate: Candidate, configs: Mapping[str, OpConfig]) -> ModelProto:
         model = _copy(self._inferred)
         copy_shared_weights(model, candidate)
         static = {op: c for op, c in configs.items() if c.approach == "static"}
@@ -66,9 +73,9 @@ class Builder:
         if dynamic:
             if static:
                 _rename_parameters(model, {node.name for node in self._inferred.graph.node})
-                model = self._with_types(model)
+                model = _with_types(model)
             model = quantize_dynamic_ops(model, dynamic)
-        return self._finished(model, len(configs))
+        return model
 
     def _finished(self, model: ModelProto, n_ops: int) -> ModelProto:
         kept = [entry for entry in model.metadata_props if entry.key != _INFER_MARK]
@@ -103,15 +110,6 @@ class Builder:
                     f"not by {config.weight.method}"
                 )
 
-    def _with_types(self, model: ModelProto) -> ModelProto:
-        """The model with the types of all tensors, as onnxruntime's quantizers load one."""
-        with tempfile.TemporaryDirectory(prefix="disttune-infer-", dir=self._directory) as folder:
-            path = Path(folder) / "model.onnx"
-            large = model_bytes(model) >= LARGE_BYTES
-            onnx.save_model(_copy(model), path, save_as_external_data=large, location="model.onnx.data")
-            inferred: ModelProto = load_model_with_shape_infer(path)
-            return inferred
-
 
 def _copy(model: ModelProto) -> ModelProto:
     copy = ModelProto()
@@ -144,3 +142,13 @@ def _invalid(model: ModelProto) -> str | None:
         except onnx.checker.ValidationError as error:
             return first_line(error)
     return None
+
+
+def _with_types(model: ModelProto) -> ModelProto:
+    """The model with the types of all tensors, as onnxruntime's quantizers load one."""
+    with tempfile.TemporaryDirectory(prefix="disttune-infer-") as folder:
+        path = Path(folder) / "model.onnx"
+        large = model_bytes(model) >= LARGE_BYTES
+        onnx.save_model(_copy(model), path, save_as_external_data=large, location="model.onnx.data")
+        inferred: ModelProto = load_model_with_shape_infer(path)
+        return inferred

@@ -32,7 +32,6 @@ from disttune.config.errors import TrialError
 from disttune.config.schemes import Scheme
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.preprocess import first_line
-from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 
 # The values that `create_calibrator` gives.
@@ -70,7 +69,7 @@ class Calibration:
     Args:
         model: float model with the types of its tensors.
         feeds: calibration inputs.
-        settings: providers, threads and folder.
+        settings: providers and threads.
         portion_bytes: about how much memory the activations of one portion of tensors may take.
     """
 
@@ -112,10 +111,7 @@ class Calibration:
         return ranges
 
     def _collect(self, key: _Key, names: Sequence[str]) -> dict[str, TensorData]:
-        with (
-            tempfile.TemporaryDirectory(prefix="disttune-calibrate-", dir=self._settings.directory) as folder,
-            quiet_onnxruntime(),
-        ):
+        with tempfile.TemporaryDirectory(prefix="disttune-calibrate-") as folder:
             calibrater = self._calibrater(key, Path(folder))
             try:
                 if isinstance(calibrater, HistogramCalibrater):

@@ -12,7 +12,6 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.preprocess import first_line
-from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.reference.schemes import quant_type
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.summary import int_attribute
@@ -49,8 +48,7 @@ def quantize_dynamic_ops(model: ModelProto, configs: Mapping[str, OpConfig]) -> 
         passes[_checked_weight(nodes[op], config, constants)].append(op)
     for scheme, ops in passes.items():
         try:
-            with quiet_onnxruntime():
-                model = _quantized(model, scheme, ops)
+            model = _quantized(model, scheme, ops)
         except Exception as error:
             cause = f"{type(error).__name__}: {first_line(error)}"
             raise TrialError(f"dynamic quantization of op {ops[0]} failed in onnxruntime: {cause}") from error

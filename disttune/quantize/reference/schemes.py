@@ -5,12 +5,14 @@ Rules:
    where there is none, that of its producer. One tensor has one scheme, as in `quantize_static`: a
    consumer in float reads the quantized tensor too.
 2. Tensors that only pass values on (after Reshape, Transpose, MaxPool ...) share their input's.
-3. A constant operand that is neither weight nor bias (of an Add, say) takes its op's activation scheme.
+3. A constant operand that is neither weight nor bias (of an Add, say) takes its op's activation scheme;
+   one that several ops read, the first's.
 4. A weight that several ops of the space read in different ways (scheme, static or dynamic, float) is
    copied, one for each way; ops that are not in the space go with the first.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from onnx import ModelProto, NodeProto, TensorProto
@@ -30,8 +32,7 @@ QUANT_TYPES = {
     "uint16": QuantType.QUInt16,
     "int4": QuantType.QInt4,
     "uint4": QuantType.QUInt4,
-    "float8e4m3fn": QuantType.QFLOAT8E4M3FN,
-}
+}  # not float8: onnxruntime's CPU provider fuses it into integer operators that refuse it
 # First input that the quantizer treats as a bias (int32 with the scales' product) or scale of its own.
 _FIRST_BIAS = {
     "Conv": 2,
@@ -109,38 +110,34 @@ def copy_shared_weights(model: ModelProto, candidate: Candidate) -> None:
     """Rule 4, in place."""
     tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     taken = {t.name for t in model.graph.initializer} | {n for node in model.graph.node for n in node.output}
-    copies: dict[tuple[str, object], str] = {}
-    ways: dict[str, int] = {}
+    names: dict[str, dict[tuple[Any, ...], str]] = defaultdict(dict)  # weight, then way: name of the copy
     ops = set(candidate.ops)
     for node in model.graph.node:
         if node.name not in ops:
             continue
-        config = candidate.config_of(node.name)
-        for i in _weight_positions(node):
-            name = node.input[i]
-            if name not in tensors:
+        for i in WEIGHT_INPUTS.get(node.op_type, ()):
+            if i >= len(node.input) or node.input[i] not in tensors:
                 continue
-            way = (
-                name,
-                (config.approach, config.weight if config.quantized else None, _axis(node, i, tensors)),
-            )
+            weight = tensors[node.input[i]]
+            copies = names[weight.name]
+            way = _way(node, candidate.config_of(node.name), len(weight.dims))
             if way not in copies:
-                copies[way] = name if name not in ways else unused_name(name, taken)
-                ways[name] = ways.get(name, 0) + 1
+                copies[way] = unused_name(weight.name, taken) if copies else weight.name
                 taken.add(copies[way])
-                if copies[way] != name:
+                if copies[way] != weight.name:
                     copy = model.graph.initializer.add()
-                    copy.CopyFrom(tensors[name])
+                    copy.CopyFrom(weight)
                     copy.name = copies[way]
             node.input[i] = copies[way]
 
 
-def _weight_positions(node: NodeProto) -> Iterator[int]:
-    return (i for i in WEIGHT_INPUTS.get(node.op_type, ()) if i < len(node.input))
-
-
-def _axis(node: NodeProto, position: int, tensors: Mapping[str, TensorProto]) -> int | None:
-    return channel_axis(node, len(tensors[node.input[position]].dims))
+def _way(node: NodeProto, config: OpConfig, rank: int) -> tuple[Any, ...]:
+    """Equal for two readers of a weight exactly when one copy does for both."""
+    scheme = config.weight or config.activation
+    if not config.quantized or scheme is None:
+        return ("float",)
+    axis = channel_axis(node, rank) if scheme.granularity == "per_channel" else None
+    return (config.approach, scheme, axis)
 
 
 def _constant_scheme(node: NodeProto, position: int, config: OpConfig) -> Scheme | None:

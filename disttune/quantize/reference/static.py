@@ -13,7 +13,6 @@ from disttune.config.errors import TrialError
 from disttune.config.recipes import RecipeValue
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.preprocess import first_line
-from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.reference.calibration import Calibration
 from disttune.quantize.reference.schemes import Overrides, activation_schemes, quant_type, tensor_overrides
 
@@ -46,8 +45,7 @@ def quantize_static_ops(
     ranges = calibration.ranges(schemes)
     overrides = tensor_overrides(model, configs, {name: schemes[name] for name in ranges})
     try:
-        with quiet_onnxruntime():
-            return _quantized(model, configs, ranges, overrides, schemes, recipes)
+        return _quantized(model, configs, ranges, overrides, schemes, recipes)
     except Exception as error:
         cause = f"{type(error).__name__}: {first_line(error)}"
         raise TrialError(
