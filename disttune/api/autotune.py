@@ -3,13 +3,14 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from disttune.api.functions import drain, pack
-from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY, LogFormat, serve, tune_job
-from disttune.config.errors import InputError, UserCodeError
+from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY, LogFormat, dismiss, serve, tune_job
+from disttune.config.errors import InputError, RunDirectoryError, UserCodeError
 from disttune.config.job import Job
 from disttune.config.job_file import job_from_dict, load_job
+from disttune.config.toml_text import toml_value
 from disttune.config.tuning_config import TuningConfig
 from disttune.runtime.result import TuningResult
 from disttune.runtime.transport import Transport
@@ -68,7 +69,7 @@ def autotune(
             tune_config,
             handed,
             calibration_data_reader,
-            Path(run_directory),
+            run_directory,
             fresh,
             log_format,
         )
@@ -82,19 +83,21 @@ def _lead(
     tune_config: Any,
     handed: dict[str, Any],
     reader: Any,
-    path: Path,
+    run_directory: Any,
     fresh: bool,
     log_format: LogFormat,
 ) -> "TunedModel":
     try:
-        job = _job_of(model, tune_config, "eval_fn" in handed, reader is not None, path)
+        path = _checked_options(run_directory, log_format)
+        job = _job_of(model, tune_config, path)
+        _require_functions(job, "eval_fn" in handed, reader is not None)
         feeds = drain(reader, max(job.calibration.samples))
         if feeds is not None:
             handed["feeds"] = feeds
         inline = job.runtime.isolation == "none"
-        functions = pack({} if inline else handed) if handed else None
+        functions = pack(handed, inline) if handed else None
     except Exception as error:
-        _dismiss(transport, error)
+        dismiss(transport, getattr(error, "exit_code", 1), str(error))
         raise
     result = tune_job(
         job, transport, path, fresh, log_format, functions, handed if inline else None, share_model=True
@@ -103,30 +106,29 @@ def _lead(
     return _tuned(files, result)
 
 
-def _dismiss(transport: Transport, error: Exception) -> None:
-    """Let the other ranks raise as well: the job never began."""
-    from disttune.runtime.messages import Goodbye
-
-    for rank in range(1, transport.size):
-        transport.send(rank, Goodbye(getattr(error, "exit_code", 1), message=str(error)))
-
-
 def _tuned(files: dict[str, bytes], result: TuningResult) -> "TunedModel":
     from disttune.api.tuned_model import tuned_model_of
 
     return tuned_model_of(files, result, ("CPUExecutionProvider",))
 
 
-def _job_of(model: Any, tune_config: Any, has_eval_fn: bool, has_reader: bool, path: Path) -> Job:
-    if isinstance(tune_config, Job):
-        return tune_config
+def _checked_options(run_directory: Any, log_format: Any) -> Path:
+    """The run directory's path."""
+    if log_format not in get_args(LogFormat):
+        raise InputError(f"log_format is {log_format!r}; expected one of {', '.join(get_args(LogFormat))}")
+    if not isinstance(run_directory, str | os.PathLike):
+        raise InputError(f"run_directory is a {type(run_directory).__name__}; expected a path")
+    return Path(run_directory)
+
+
+def _job_of(model: Any, tune_config: Any, path: Path) -> Job:
+    overrides = [] if model is None else [f"model.path={toml_value(str(_model_path(model, path)))}"]
     if isinstance(tune_config, str | os.PathLike):
-        overrides = [] if model is None else [f'model.path="{_model_path(model, path)}"']
-        return load_job(Path(tune_config), overrides)
-    if isinstance(tune_config, TuningConfig):
+        return load_job(Path(tune_config), overrides, functions_given=True)
+    if isinstance(tune_config, Job):
+        data = tune_config.to_dict()
+    elif isinstance(tune_config, TuningConfig):
         data = _sections(tune_config)
-        if not has_eval_fn:
-            raise UserCodeError("eval_fn is missing: autotune needs it to tell how good a model is")
     elif isinstance(tune_config, Mapping):
         data = dict(tune_config)
     else:
@@ -134,15 +136,17 @@ def _job_of(model: Any, tune_config: Any, has_eval_fn: bool, has_reader: bool, p
             f"tune_config is a {type(tune_config).__name__}; expected a TuningConfig, or a job: the path of "
             "its file, or its sections as a dict"
         )
-    if model is not None:
-        data["model"] = {**data.get("model", {}), "path": str(_model_path(model, path))}
-    needs_data = data.get("quantization", {}).get("approach", "static") != "dynamic"
-    if needs_data and not has_reader and not data.get("calibration"):
+    return job_from_dict(data, Path.cwd(), overrides=overrides, functions_given=True)
+
+
+def _require_functions(job: Job, has_eval_fn: bool, has_reader: bool) -> None:
+    if not has_eval_fn and not job.evaluation.entries:
+        raise UserCodeError("eval_fn is missing: autotune needs it to tell how good a model is")
+    if job.quantization.approach != "dynamic" and not has_reader and not job.calibration.given:
         raise InputError(
-            "calibration_data_reader is missing: static quantization measures ranges on data "
-            "(DynamicQuantConfig needs none)"
+            f"calibration_data_reader is missing: {job.quantization.approach} quantization measures ranges "
+            "on data (DynamicQuantConfig needs none)"
         )
-    return job_from_dict(data, Path.cwd(), functions_given=has_eval_fn or has_reader)
 
 
 def _sections(config: TuningConfig) -> dict[str, Any]:
@@ -177,6 +181,11 @@ def _model_path(model: Any, path: Path) -> Path:
     from disttune.quantize.export import save_model
 
     file = path.absolute() / "cache" / "model.onnx"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_model(model, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_model(model, file)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"run_directory {path}: the model cannot be written there: {error.strerror}; give another"
+        ) from error
     return file

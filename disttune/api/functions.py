@@ -1,8 +1,7 @@
 """Packing what a script hands to `autotune`: its functions by value, its calibration feeds drained once."""
 
-import inspect
+import functools
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
@@ -10,27 +9,32 @@ from typing import Any
 
 import cloudpickle
 
-from disttune.config.errors import UserCodeError
-from disttune.evaluate.user_code import describe_exception, files_digest
+from disttune.api.function_digest import functions_digest, is_users, used_by
+from disttune.config.errors import DataError, UserCodeError
+from disttune.evaluate.user_code import describe_exception
 from disttune.runtime.messages import Functions
 
+READER = "calibration_data_reader"
 
-def pack(handed: Mapping[str, Any]) -> Functions:
+
+def pack(handed: Mapping[str, Any], inline: bool = False) -> Functions:
     """Pickle functions by value, so that ranks without the caller's files can run them.
 
     Args:
         handed: "eval_fn": a function, dict or list; "feeds": calibration feeds or None.
+        inline: trials run in this process: nothing is pickled.
     Raises:
         UserCodeError: something cannot be pickled; names it.
     """
-    functions = list(_functions_in(handed.get("eval_fn")))
-    modules = {m for f in functions if (m := _own_module(f)) is not None}
-    with _by_value(modules):
-        for name, value in handed.items():
-            _check_pickles(name, value)
-        pickled = cloudpickle.dumps(dict(handed))
-    sources = {f"{i}-{getattr(f, '__name__', 'function')}.py": _source(f) for i, f in enumerate(functions)}
-    return Functions(pickled, files_digest(sources), tuple(p for p in sys.path if p))
+    eval_fn = handed.get("eval_fn")
+    pickled = b""
+    if handed and not inline:
+        modules = {m for f in _functions_in(eval_fn) if (m := _own_module(f)) is not None}
+        with _by_value(modules):
+            for name, value in handed.items():
+                _check_pickles(name, value)
+            pickled = cloudpickle.dumps(dict(handed))
+    return Functions(pickled, functions_digest(eval_fn, values=not inline), tuple(p for p in sys.path if p))
 
 
 def drain(reader: Any, n_samples: int) -> list[Any] | None:
@@ -38,19 +42,52 @@ def drain(reader: Any, n_samples: int) -> list[Any] | None:
 
     Args:
         reader: None: there are none.
-        n_samples: no more feeds than this are needed, however small.
+        n_samples: the first feeds with so many samples are read, no more. A sample is a row where all
+            arrays of each feed have the same number of rows, else a feed.
     Raises:
         UserCodeError: the reader raised.
+        DataError: it gives nothing to iterate over.
     """
     if reader is None:
         return None
+    feeds: list[Any] = []
+    n_rows: int | None = 0
     try:
-        items = reader() if callable(reader) and not hasattr(reader, "get_next") else reader
-        if hasattr(items, "get_next"):
-            items = iter(items.get_next, None)
-        return [feed for _, feed in zip(range(n_samples), items, strict=False)]
+        for feed in _iterated(reader):
+            feeds.append(feed)
+            rows = None if n_rows is None else _rows(feed)
+            n_rows = None if rows is None or n_rows is None else n_rows + rows
+            if (len(feeds) if n_rows is None else n_rows) >= n_samples:
+                break
+    except DataError:
+        raise
     except Exception as error:
-        raise UserCodeError(f"calibration_data_reader raised {describe_exception(error)}") from error
+        raise UserCodeError(f"{READER} raised {describe_exception(error)}") from error
+    return feeds
+
+
+def _iterated(reader: Any) -> Iterator[Any]:
+    is_reader = hasattr(reader, "get_next") and not isinstance(reader, type)
+    items = reader() if callable(reader) and not is_reader else reader
+    if hasattr(items, "get_next"):
+        return iter(items.get_next, None)
+    if isinstance(items, Mapping | str | bytes) or not hasattr(items, "__iter__"):
+        what = "returned" if items is not reader else "is of"
+        raise DataError(
+            f"{READER} {what} type {type(items).__name__}; it must be a reader with get_next(), an iterable "
+            "of feeds {input: array}, or a function that returns one"
+        )
+    return iter(items)
+
+
+def _rows(feed: Any) -> int | None:
+    """The first dimension that all arrays of a feed share."""
+    arrays = feed[0] if isinstance(feed, tuple | list) and feed else feed
+    if not isinstance(arrays, Mapping) or not arrays:
+        return None
+    shapes = [getattr(a, "shape", None) for a in arrays.values()]
+    rows = {int(shape[0]) if shape else None for shape in shapes}
+    return rows.pop() if len(rows) == 1 else None
 
 
 def _functions_in(value: Any) -> Iterator[Callable[..., Any]]:
@@ -63,14 +100,12 @@ def _functions_in(value: Any) -> Iterator[Callable[..., Any]]:
         yield value
 
 
-def _own_module(function: object) -> ModuleType | None:
+def _own_module(function: Any) -> ModuleType | None:
     """The user's module a function comes from; None for installed packages, which every node has."""
-    module = sys.modules.get(getattr(function, "__module__", "") or "")
-    file = getattr(module, "__file__", None)
-    if module is None or file is None or module.__name__ == "__main__":
-        return None
-    installed = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib")}
-    return None if any(file.startswith(f"{place}/") for place in installed) else module
+    while isinstance(function, functools.partial):
+        function = function.func
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    return module if module is not None and module.__name__ != "__main__" and is_users(module) else None
 
 
 @contextmanager
@@ -88,35 +123,32 @@ def _check_pickles(name: str, value: Any) -> None:
     try:
         cloudpickle.dumps(value)
     except Exception as error:
-        what = f"{name} = {value!r}"
-        culprit = _unpicklable_global(value)
-        if culprit:
-            what += f", which uses {culprit}"
+        what = "calibration feeds" if name == "feeds" else name
+        culprit = next((c for f in _functions_in(value) if (c := _culprit(f))), "")
         raise UserCodeError(
-            f"{what} cannot be pickled for the trial process ({type(error).__name__}: {error}): make the "
-            "object inside the function, or run trials in the caller's process with "
+            f"{what}{culprit} cannot be pickled for the trial process ({type(error).__name__}: {error}): "
+            "make the object inside the function, or run trials in the caller's process with "
             'runtime.isolation = "none"'
         ) from error
 
 
-def _unpicklable_global(value: Any) -> str | None:
-    """The variable of a function that cannot be pickled, where one can be told."""
-    for function in _functions_in(value):
-        try:
-            seen = inspect.getclosurevars(function)
-        except TypeError:
-            continue
-        for name, item in {**seen.globals, **seen.nonlocals}.items():
-            try:
-                cloudpickle.dumps(item)
-            except Exception:
-                return f'"{name}" ({type(item).__module__}.{type(item).__qualname__})'
-    return None
+def _culprit(function: Any) -> str:
+    """The function, what it uses of that cannot be pickled, and so on down to the object itself."""
+    name = getattr(function, "__name__", "")
+    text, seen = f" {name}" if name else "", [function]
+    while callable(seen[-1]) or is_users(type(seen[-1])):
+        found = ((n, v) for n, v in used_by(seen[-1]) if not _pickles(v) and all(v is not s for s in seen))
+        variable, value = next(found, ("", None))
+        if value is None:
+            break
+        text += f', which uses "{variable}" ({type(value).__module__}.{type(value).__qualname__})'
+        seen.append(value)
+    return text
 
 
-def _source(function: Callable[..., Any]) -> bytes:
+def _pickles(value: Any) -> bool:
     try:
-        return inspect.cleandoc(inspect.getsource(function)).encode()
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        return code.co_code if code else repr(type(function)).encode()
+        cloudpickle.dumps(value)
+    except Exception:
+        return False
+    return True

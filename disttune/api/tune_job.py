@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from disttune.config.errors import DisttuneError
+from disttune.config.errors import DisttuneError, InputError
 from disttune.config.job import Job
 from disttune.report.console import ConsoleReport, JsonReport
 from disttune.report.files import write_result
@@ -82,11 +82,20 @@ def serve(transport: Transport, handed: Mapping[str, Any] | None = None) -> Good
     """Serve rank 0 until the job ends; called on every other rank.
 
     Raises:
-        DisttuneError: the job ended with a message for the user.
+        InputError: rank 0 raised one.
+        DisttuneError: the job ended with another message for the user.
     """
     goodbye = run_agent(transport, handed)
+    if goodbye.exit_code == InputError.exit_code:
+        raise InputError(goodbye.message)
     if goodbye.exit_code != 0:
         error = DisttuneError(goodbye.message)
         error.exit_code = goodbye.exit_code
         raise error
     return goodbye
+
+
+def dismiss(transport: Transport, exit_code: int, message: str) -> None:
+    """Let the other ranks end: rank 0 found a mistake before the job began."""
+    for rank in range(1, transport.size):
+        transport.send(rank, Goodbye(exit_code, message=message))

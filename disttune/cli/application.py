@@ -1,5 +1,6 @@
 """The application: finds the commands, runs one, turns what it raises into a message and an exit code."""
 
+import contextlib
 import importlib
 import os
 import pkgutil
@@ -37,11 +38,18 @@ def command(name: str, hidden: bool = False) -> Callable[[Callable[..., Any]], C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if (given and given[0] not in COLLECTIVE) or "--help" in given:
+        return _run(given)
+    code = _serve() if _launched_rank() > 0 else _run(given)
+    _leave(code)
+    return code
+
+
+def _run(given: list[str]) -> int:
+    """One command line, as rank 0."""
     if not given and DEFAULT_JOB_FILE.is_file():
         given = ["tune", str(DEFAULT_JOB_FILE)]
     try:
-        if given[:1] and given[0] in COLLECTIVE and _launched_rank() > 0 and "--help" not in given:
-            return _serve()
         _import_commands()
         code = app(given, prog_name="disttune", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -57,6 +65,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error.show()
             return int(error.exit_code)
         raise
+
+
+def _leave(code: int) -> None:
+    """End the ranks in order; rank 0 may have found a mistake before it joined the others."""
+    from disttune.runtime.world import has_joined, launched_ranks, leave_world
+
+    if launched_ranks() < 2:
+        return
+    if not has_joined():
+        from disttune.api.tune_job import dismiss
+        from disttune.runtime.world import join_world
+
+        with contextlib.suppress(DisttuneError):
+            transport = join_world()
+            dismiss(transport, code, "rank 0 had nothing to tune")
+            transport.close()
+    leave_world(code)
 
 
 def _launched_rank() -> int:

@@ -22,7 +22,7 @@ def space(
     ] = None,
 ) -> int:
     """Show the tuning space of a job: op types, their options, and how many candidates they make."""
-    print_space(space_of(load_job(job, set_ or [])), Console(highlight=False))
+    print_space(space_of(load_job(job, set_ or [])), Console(highlight=False, markup=False, emoji=False))
     return 0
 
 
@@ -44,7 +44,7 @@ def print_space(space: Space, console: Console) -> None:
         table.add_row(row.op_type, str(row.n_ops), str(row.n_options), row.options)
     console.print(table)
     for recipe, ops in space.float_recipes.items():
-        console.print(f"recipe {recipe}: open; it leaves {', '.join(sorted(ops))} in float", markup=False)
+        console.print(f"recipe {recipe}: open; it leaves {', '.join(sorted(ops))} in float")
     console.print(f"{space.op_wise().size_text} candidates op by op, {space.size_text} with open recipes")
     for warning in space.warnings:
-        console.print(f"warning: {warning}", markup=False)
+        console.print(f"warning: {warning}")

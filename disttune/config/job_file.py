@@ -17,17 +17,18 @@ from disttune.config.overrides import Override, apply_overrides, parse_override
 from disttune.config.toml_text import toml_text
 
 
-def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+def load_job(path: Path, overrides: Sequence[str] = (), functions_given: bool = False) -> Job:
     """Read a job file.
 
     Args:
         path: of the TOML file; relative paths in it count from its folder.
         overrides: settings laid over it, each "section.key=value".
+        functions_given: as in `job_from_dict`.
     Raises:
         JobFileError: the file cannot be read, or a key or value is wrong; one line for each mistake.
     """
     data = _parse_toml(_read_text(path), str(path))
-    return job_from_dict(data, path.absolute().parent, str(path), overrides)
+    return job_from_dict(data, path.absolute().parent, str(path), overrides, functions_given)
 
 
 def job_from_dict(

@@ -14,7 +14,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> str:
     Returns:
         `no <kind> "<name>". Nearest: "<x>". All: a, b, c.`
     """
-    names = sorted(valid)
+    names = sorted(set(valid))
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
     nearest = f' Nearest: "{near[0]}".' if near else ""
     listing = f" All: {', '.join(names)}." if names else " There is none."

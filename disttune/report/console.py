@@ -23,7 +23,9 @@ class ConsoleReport:
     """
 
     def __init__(self, stream: TextIO):
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        # names and paths may hold brackets and colons: neither is markup here
+        self._console = Console(file=stream, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._said_s = time.monotonic()
         self._max_trials = 0
 
@@ -37,7 +39,7 @@ class ConsoleReport:
         )
         self._say(f"  {wording.goal(opening.goal)}")
         self._say(
-            f"  strategy {opening.strategy}: {opening.space.op_wise().size:,} candidates of "
+            f"  strategy {opening.strategy}: {opening.space.op_wise().size_text} candidates of "
             f"{len(opening.space.ops)} ops, at most {opening.max_trials} trials"
         )
         if opening.n_resumed:
@@ -67,11 +69,11 @@ class ConsoleReport:
 
     def finished(self, result: TuningResult, best_path: str) -> None:
         """The result, as a table."""
-        self._console.print(_result_table(result, best_path))
+        self._console.print(_result_table(result, wording.printable(best_path, self._encoding)))
 
     def _say(self, text: str) -> None:
         self._said_s = time.monotonic()
-        self._console.print(text, markup=False)
+        self._console.print(wording.printable(text, self._encoding))
 
 
 class JsonReport:
@@ -88,13 +90,14 @@ class JsonReport:
         self._write("phase", text=text)
 
     def opened(self, opening: Opening) -> None:
+        space = opening.space.op_wise()
         self._write(
             "opened",
             run_directory=opening.run_directory,
             ranks=opening.n_ranks,
             nodes=opening.n_nodes,
             strategy=opening.strategy,
-            candidates=opening.space.size,
+            candidates=space.size if space.size < 2**53 else space.size_text,
             baseline=opening.goal.baseline_metric,
             goal=opening.goal.target,
             resumed=opening.n_resumed,

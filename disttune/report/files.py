@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from disttune.report.wording import printable
 from disttune.runtime.atomic_write import write_atomically
 from disttune.runtime.result import TuningResult
 from disttune.strategy.trial import Trial
@@ -30,17 +31,29 @@ def trials_csv(trials: Sequence[Trial], evaluators: Sequence[str]) -> str:
     """The trial table; one more column for each evaluator, empty where a trial has no metric."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    taken = set(COLUMNS)
-    names = [f"{name}_value" if name in taken else name for name in evaluators]
-    writer.writerow([*COLUMNS, *names])
+    writer.writerow([*COLUMNS, *_columns(evaluators)])
     for t in trials:
         values = t.values if t.values is not None else ("",) * len(evaluators)
         writer.writerow([
-            t.number, t.stage, t.candidate.digest, t.model_digest or "", _text(t.duplicate_of), t.status,
+            t.number, _line(t.stage), t.candidate.digest, t.model_digest or "", _text(t.duplicate_of), t.status,
             _text(t.metric), str(t.meets_goal).lower(), _text(t.size_bytes), f"{t.seconds:.3f}", t.rank,
-            " ".join(t.reason.split()), *values,
+            _line(t.reason), *values,
         ])  # fmt: skip
     return text.getvalue()
+
+
+def _columns(evaluators: Sequence[str]) -> list[str]:
+    """A column name for each evaluator that no other column has."""
+    taken = list(COLUMNS)
+    for name in map(_line, evaluators):
+        while name in taken:
+            name = f"{name}_value"
+        taken.append(name)
+    return taken[len(COLUMNS) :]
+
+
+def _line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 def _text(value: float | int | None) -> str:

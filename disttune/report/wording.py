@@ -4,6 +4,12 @@ from disttune.config.goal import Goal
 from disttune.strategy.trial import Trial
 
 
+def printable(text: str, encoding: str = "utf-8") -> str:
+    """Text for a stream of this encoding: what it cannot show as escapes, line breaks and tabs kept."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+    return shown.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def size(n_bytes: int | None) -> str:
     """Bytes in the unit that leaves at most four digits."""
     if n_bytes is None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from disttune.config.job import Job, RuntimeSection
+from disttune.runtime.log_files import LIMIT_BYTES
 from disttune.runtime.messages import (
     Alive,
     Answer,
@@ -131,6 +132,7 @@ class Agent:
         self._master_silent_s = RuntimeSection().master_silent
         self._heard_s = self._beat_s = self._logged_s = now_s()
         self._log = ""
+        self._n_logged = 0
         self._replica_fd: int | None = None
         self._scratch = Scratch()
         self._setup: Setup | None = None
@@ -156,6 +158,9 @@ class Agent:
     def close(self) -> None:
         self._host.close()
         self._scratch.remove()
+        if self._replica_fd is not None:
+            os.close(self._replica_fd)
+            self._replica_fd = None
 
     # From the master or another agent
 
@@ -350,7 +355,9 @@ class Agent:
         now_s = self._now_s()
         if self._log and (force or len(self._log) > LOG_BYTES or now_s - self._logged_s > LOG_EVERY_S):
             self._logged_s = now_s
-            self._tell(LogText(self._log))
+            if self._n_logged <= LIMIT_BYTES:  # the log would drop what comes later
+                self._tell(LogText(self._log))
+            self._n_logged += len(self._log)
             self._log = ""
 
 

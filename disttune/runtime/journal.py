@@ -26,7 +26,15 @@ from typing import Any, Self
 
 from disttune.config.errors import InternalError, JournalError
 from disttune.runtime.append_file import AppendFile
-from disttune.runtime.records import FORMAT, JobRecord, Record, SessionRecord, record_from_dict
+from disttune.runtime.records import (
+    FORMAT,
+    JobRecord,
+    ProbeResultRecord,
+    Record,
+    ResultRecord,
+    SessionRecord,
+    record_from_dict,
+)
 
 GROUP_S = 0.02  # a record waits at most this long before it is written
 RETRY_S = 5.0  # between attempts while the disk refuses
@@ -60,6 +68,11 @@ class JournalContents:
     @property
     def n_sessions(self) -> int:
         return sum(isinstance(r, SessionRecord) for r in self.records)
+
+    @property
+    def n_results(self) -> int:
+        """Trials and probes that were measured."""
+        return sum(isinstance(r, ResultRecord | ProbeResultRecord) for r in self.records)
 
     @property
     def seconds(self) -> float:

@@ -22,6 +22,7 @@ from disttune.runtime.messages import (
     FilesCollected,
     Functions,
     HaveReplica,
+    Heard,
     Hello,
     Host,
     LogText,
@@ -44,7 +45,7 @@ from disttune.runtime.run_directory import RunDirectory, version_differences
 from disttune.runtime.search import Search, default_trial_timeout_s
 from disttune.runtime.transport import Transport
 from disttune.schedule.exit_policy import ExitPolicy
-from disttune.schedule.history import History
+from disttune.schedule.history import History, objective_weights
 from disttune.schedule.scheduler import Scheduler
 from disttune.space.capability import load_capability
 from disttune.space.space import Space, build_space
@@ -63,7 +64,7 @@ class Master:
         transport: to the agents.
         listener: is told what happens.
     Raises:
-        InputError: the strategy or the target is unknown.
+        InputError: the strategy, the target or the objective is unknown.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Master:
         self._listener = listener
         self._strategy = make_strategy(job.tuning.strategy, job.tuning.strategy_kwargs, job.folder)
         self._capability = load_capability(job.model.target)
+        objective_weights(job.tuning.objective)  # a mistake is told before anything is measured
         self._contents = contents
         self._logs = LogFiles(run.logs)
         self._journal: Journal | None = None
@@ -92,7 +94,6 @@ class Master:
         self._nodes: Nodes | None = None
         self._baseline: tuple[tuple[float, ...], float] | None = None
         self._ready: list[int] = []
-        self._away_wait = False
         self._search: Search | None = None
         self._warnings: list[str] = []
         self._works: set[int] = set()
@@ -150,7 +151,7 @@ class Master:
             case Unusable() if self._search is None or source == 0:
                 self._refused(source, Refused("Setup", message.reason, 1))
             case Alive() if self._search is None:
-                self._transport.send(source, Alive())
+                self._transport.send(source, Heard())
             case _:
                 assert self._search is not None
                 self._search.receive(source, message)
@@ -160,9 +161,6 @@ class Master:
             self._journal.clear()
         if self._search is not None:
             self._search.poll()
-            if self._away_wait and self._search.trial_timeout_s is not None:
-                self._away_wait = False
-                self._transport.send(0, CollectFiles())
 
     def result(self) -> TuningResult:
         """What the job came to, after `done`."""
@@ -221,8 +219,8 @@ class Master:
         if len(self._job.calibration.samples) > 1:
             n = self._job.calibration.samples[0]
             self._warn(f"calibration.samples: strategy {self._job.tuning.strategy} takes the first size, {n}")
-        self._recording = JournalRecording(self._contents.records, self._space.ops)
         self._open_journal(self._header(message))
+        self._recording = JournalRecording(self._contents.records, self._space.ops)
         self._set_up_home(message)
         self._begin_baseline()
 
@@ -238,11 +236,12 @@ class Master:
         )
 
     def _open_journal(self, header: JobRecord) -> None:
-        recorded = self._contents.job
-        if recorded is not None:
-            for difference in version_differences(recorded, header):
-                self._warn(f"{difference}: metrics may differ in the last bits")
         self._journal = self._run.adopt(header, dump_job(self._job))
+        self._contents = self._run.contents
+        recorded = self._contents.job
+        assert recorded is not None
+        for difference in version_differences(recorded, header):
+            self._warn(f"{difference}: metrics may differ in the last bits")
         hosts = self._hosts.values()
         self._journal.append(
             SessionRecord(
@@ -276,24 +275,26 @@ class Master:
         assert self._nodes is not None
         given, recorded = self._job.evaluation.baseline, self._recording.baseline
         away = bool(self._nodes.away_ranks())
-        automatic = self._job.evaluation.files is None
-        if recorded is not None and not (away and automatic):
+        # which files other nodes need shows only while the evaluation runs
+        is_looked_at = away and self._job.evaluation.files is None
+        if recorded is not None and not is_looked_at:
             self._has_baseline(recorded.values, recorded.seconds)
-        elif given is not None:
+        elif given is not None and not is_looked_at:
             self._has_baseline(tuple(given), 0.0)
         else:
             self._listener.phase("measuring the float model")
             self._transport.send(0, MeasureBaseline())
             return
-        self._away_wait = away and automatic  # which files the evaluation reads shows in its first run
-        if away and not automatic:
+        if away:
             self._transport.send(0, CollectFiles())
 
     def _measured_baseline(self, message: BaselineMeasured) -> None:
         assert self._nodes is not None
-        recorded = self._recording.baseline
+        given, recorded = self._job.evaluation.baseline, self._recording.baseline
         values, seconds = message.values, message.seconds
-        if recorded is not None:
+        if given is not None:
+            values, seconds = tuple(given), 0.0
+        elif recorded is not None:
             if recorded.values != values:
                 self._warn(
                     f"the float model now gives {values}; the journal has {recorded.values}, which is used"

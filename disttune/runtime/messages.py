@@ -123,8 +123,8 @@ class LogText(ToMaster):
 
 
 @dataclass(frozen=True, slots=True)
-class Alive(ToMaster, ToAgent):
-    """A sign of life; the master answers each one."""
+class Alive(ToMaster):
+    """A sign of life; the master answers each with `Heard`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +295,11 @@ class StageDone(ToAgent):
     best_trial: int | None
     best_metric: float | None
     goal_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heard(ToAgent):
+    """The master lives, too."""
 
 
 @dataclass(frozen=True, slots=True)

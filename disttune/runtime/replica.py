@@ -8,6 +8,7 @@ the parts, each aligned to 64 bytes. Data, never code: nothing in it is unpickle
 import json
 import mmap
 import os
+import pickle
 import struct
 import tempfile
 from collections.abc import Mapping
@@ -88,9 +89,9 @@ class Replica:
         flat = np.frombuffer(self._memory, dtype, count, self._start + entry["offset"])
         return flat.reshape(entry["shape"])
 
-    def raw(self) -> memoryview:
-        """The whole file, to be sent to another node."""
-        return memoryview(self._memory)
+    def raw(self) -> pickle.PickleBuffer:
+        """The whole file, to be sent to another node without a copy here."""
+        return pickle.PickleBuffer(self._memory)
 
 
 def open_source(pid: int, descriptor: int, nonce: bytes) -> int | None:

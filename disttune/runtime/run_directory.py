@@ -113,6 +113,11 @@ class RunDirectory:
     ) -> None:
         self.close()
 
+    @property
+    def contents(self) -> JournalContents:
+        """Of the journal, as `open` and then `adopt` found or made it."""
+        return self._contents
+
     def open(self, fresh: bool = False) -> JournalContents:
         """Make the directory if need be, take its lock and read what an earlier session left.
 
@@ -141,6 +146,9 @@ class RunDirectory:
     def adopt(self, job: JobRecord, job_text: str) -> Journal:
         """Make the directory this job's, or go on with it where it is; writes `job.toml`.
 
+        Another job in which no trial or probe was measured gives way: it ended at a mistake that has been
+        corrected since, or before it had anything to lose.
+
         Args:
             job: recorded as the journal's first line unless the journal has one.
             job_text: the job as resolved, TOML.
@@ -152,7 +160,9 @@ class RunDirectory:
         assert self._lock is not None, "open() comes first"
         if self._contents.job is None:
             self._begin(job)
-        elif differences := job_differences(self._contents.job, job):
+        elif (differences := job_differences(self._contents.job, job)) and not self._contents.n_results:
+            self._begin(job)
+        elif differences:
             listing = "\n".join(f"  {d}" for d in differences)
             raise RunDirectoryError(f"{self.path}: the run directory holds another job.\n{listing}\n{_MEND}")
         write_atomically(self.job_file, job_text)
@@ -203,7 +213,7 @@ class RunDirectory:
 
     def _begin(self, job: JobRecord) -> None:
         """Put a journal of this job alone in place of what is there, after the results that went with it."""
-        if self._fresh and self.journal_file.exists():
+        if self.journal_file.exists() and (self._fresh or self._contents.job is not None):
             self._remove_results()
         write_atomically(self.journal_file, encode_line(1, 1, job))
         self._contents = read_journal(self.journal_file)

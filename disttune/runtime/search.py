@@ -20,6 +20,7 @@ from disttune.runtime.messages import (
     CancelTask,
     EvaluateModel,
     Exported,
+    Heard,
     RankLost,
     Refused,
     RunTask,
@@ -168,7 +169,7 @@ class Search:
             case Unusable():
                 self._lose(source, message.reason)
             case Alive():
-                self._transport.send(source, Alive())
+                self._transport.send(source, Heard())
             case RankLost():
                 self._lose(source, message.reason)
             case _:

@@ -12,18 +12,16 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from disttune.runtime.pipe import Pipe, PipeClosedError
+from disttune.runtime.trial_output import TrialOutput
 
 MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPICH_", "I_MPI_", "HYDRA_", "MV2_")
 # One thread for BLAS: LAPACK on one and two threads gives different bits, and every rank must agree.
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-TAIL_LINES = 20
-LOG_BYTES_PER_POLL = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +50,7 @@ class Supervisor:
         self.memory_limit_bytes = memory_limit_bytes
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Pipe | None = None
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._log = ""
-        self._partial = ""
+        self._output = TrialOutput()
 
     def start(self) -> None:
         ours, theirs = socket.socketpair()
@@ -76,17 +72,12 @@ class Supervisor:
         )
         theirs.close()
         assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
+        self._output.open(self._process.stdout)
         self._pipe = Pipe(ours)
-        self._tail.clear()
-        self._partial = ""
 
     def descriptors(self) -> list[int]:
         """What becomes readable when the process says or writes something."""
-        if self._process is None or self._pipe is None:
-            return []
-        assert self._process.stdout is not None
-        return [self._pipe.fileno(), self._process.stdout.fileno()]
+        return [] if self._pipe is None else [self._pipe.fileno(), *self._output.descriptors()]
 
     def send(self, message: object) -> None:
         """Hand a message to the process; if it is gone, `poll` will say so."""
@@ -98,7 +89,7 @@ class Supervisor:
         """Messages that arrived, and how the process ended if it did."""
         if self._process is None or self._pipe is None:
             return [], None
-        self._read_output()
+        self._output.read()
         try:
             messages = self._pipe.receive()
         except PipeClosedError:
@@ -110,31 +101,24 @@ class Supervisor:
     def kill(self, status: str, reason: str) -> Death:
         """End the process and everything it started."""
         self._end_group()
-        self._read_output()
-        death = Death(status, reason, self._tail_text())
+        death = Death(status, reason, self._output.tail())
         self._forget()
         return death
 
     def take_log(self) -> str:
         """What the process has written since the last call."""
-        text, self._log = self._log, ""
-        return text
+        return self._output.take_log()
 
     def mark_tail(self) -> None:
         """Start a new trial: lines before this one do not belong to it."""
-        self._read_output()
-        self._tail.clear()
+        self._output.forget_tail()
 
     def tail(self) -> str:
-        self._read_output()
-        return self._tail_text()
+        return self._output.tail()
 
     def close(self) -> None:
         if self._process is not None:
             self.kill("crashed", "closed")
-
-    def _tail_text(self) -> str:
-        return "\n".join([*self._tail, self._partial] if self._partial else self._tail)
 
     def _dead(self) -> Death:
         assert self._process is not None
@@ -150,27 +134,10 @@ class Supervisor:
         self._process.wait()
 
     def _forget(self) -> None:
-        assert self._process is not None
         assert self._pipe is not None
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._output.close()
         self._pipe.close()
         self._process = self._pipe = None
-
-    def _read_output(self) -> None:
-        if self._process is None or self._process.stdout is None or self._process.stdout.closed:
-            return
-        try:
-            data = os.read(self._process.stdout.fileno(), LOG_BYTES_PER_POLL)
-        except OSError:
-            return
-        if not data:
-            return
-        text = data.decode("utf-8", "replace")
-        self._log += text
-        lines = (self._partial + text).split("\n")
-        self._partial = lines.pop()
-        self._tail.extend(lines)
 
     def _over_memory(self) -> bool:
         return self.memory_limit_bytes is not None and self._anonymous_bytes() > self.memory_limit_bytes

@@ -5,6 +5,7 @@ when the pipe closes (the agent may have died before the kernel was asked).
 """
 
 import ctypes
+import faulthandler
 import os
 import select
 import signal
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> None:
     descriptor, parent_pid = int(arguments[0]), int(arguments[1])
     die_with_parent(parent_pid)
     end_with_pipe(descriptor)
+    faulthandler.enable(all_threads=False)  # a segfault names the user's line
     # what takes long to import comes after the guards
     from disttune.runtime.pipe import Pipe, PipeClosedError
     from disttune.runtime.trial_worker import TrialWorker

@@ -5,12 +5,13 @@ failed trial) is an answer, never an exception; anything else that goes wrong is
 answered as such.
 """
 
+import hashlib
 import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from disttune.evaluate.evaluators import (
     specs_from_section,
 )
 from disttune.evaluate.model import QuantizedModel, check_providers
-from disttune.evaluate.user_code import code_digest, code_file
+from disttune.evaluate.user_code import code_file, files_digest
 from disttune.evaluate.user_files import FileRecorder, collect_files
 from disttune.quantize.counts import count_quantized
 from disttune.quantize.digest import model_digest, serialize
@@ -176,6 +177,7 @@ class TrialWorker:
         warnings += self._feeds.warnings
         self._prepared = prepare(original, warnings.append, self._directory)
         self._summary = summarize(self._prepared, original)
+        self._the_engine()  # it refuses what it cannot do at all
         reference = self._reference_outputs(evaluators)
         self._evaluators = self._with_reference(evaluators, reference)
         assert message.replica is not None
@@ -261,8 +263,8 @@ class TrialWorker:
         data = [e.data for e in job.evaluation.entries if e.data]
         return {
             "model": model_digest(self._original),
-            "data": f"{self._feeds.digest}{code_digest(data)}" if data else self._feeds.digest,
-            "code": code_digest(sorted(code)) + functions.code_digest,
+            "data": _joined(self._feeds.digest, _digest_below(job.folder, data)),
+            "code": _joined(functions.code_digest, _digest_below(job.folder, code)),
         }
 
     def _load(self, message: Load) -> Loaded:
@@ -271,9 +273,9 @@ class TrialWorker:
             return Loaded()
         self._job, self._summary = message.job.moved_to(message.folder), message.summary
         self._unpack(message.functions)
-        replica = Replica(
-            os.open(f"/proc/{message.replica.pid}/fd/{message.replica.descriptor}", os.O_RDONLY)
-        )
+        descriptor = os.open(f"/proc/{message.replica.pid}/fd/{message.replica.descriptor}", os.O_RDONLY)
+        replica = Replica(descriptor)
+        os.close(descriptor)  # the map stays
         self._prepared = onnx.ModelProto.FromString(replica.array("model").tobytes())
         self._feeds = Feeds.from_arrays(_below(replica, "feeds/"))
         evaluators = self._make_evaluators(message.folder)
@@ -355,12 +357,22 @@ class TrialWorker:
                 directory=self._directory,
             )
             engine = find_engine(job.quantization.engine)
-            self._engine = engine(self._prepared, self._summary, self._feeds.feeds, settings)
+            feeds = self._feeds.head(job.calibration.samples[0]).feeds
+            self._engine = engine(self._prepared, self._summary, feeds, settings)
         return self._engine
 
     def _model(self, proto: onnx.ModelProto) -> QuantizedModel:
         assert self._job is not None
         return QuantizedModel(proto, self._n_threads, self._job.model.providers, self._directory)
+
+
+def _digest_below(folder: Path, files: Iterable[Path]) -> str:
+    """Over files by their place in the job's folder."""
+    return files_digest({os.path.relpath(path, folder): path.read_bytes() for path in files})
+
+
+def _joined(*digests: str) -> str:
+    return hashlib.blake2b("/".join(digests).encode(), digest_size=16).hexdigest()
 
 
 def _below(replica: Replica, prefix: str) -> dict[str, Any]:

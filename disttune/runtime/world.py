@@ -5,6 +5,8 @@ job. That is recognised by what the launcher left in the environment, and refuse
 """
 
 import os
+import sys
+import time
 from collections.abc import Mapping
 
 from disttune.config.errors import InputError
@@ -14,6 +16,7 @@ from disttune.runtime.transport.local import LocalTransport
 # What launchers set to the number of ranks: Open MPI, MPICH and its kin, Slurm's srun.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 LAUNCHED_VARIABLES = (*SIZE_VARIABLES, "PMIX_RANK", "PMI_RANK")
+OTHERS_END_S = 0.5  # what a rank needs from MPI_Finalize to its end
 
 
 def launched_ranks(environment: Mapping[str, str] = os.environ) -> int:
@@ -52,6 +55,27 @@ def join_world() -> Transport:
             "mpirun (launch/local.sh does), or set MPI4PY_LIBMPI to the library of the launcher."
         )
     return transport
+
+
+def has_joined() -> bool:
+    """Whether this process has begun to use MPI."""
+    return "mpi4py.MPI" in sys.modules
+
+
+def leave_world(code: int) -> None:
+    """End MPI; the last thing a process does. Rank 0 with a code other than 0 ends after the others.
+
+    A launcher that sees a process end with such a code while others run kills those and says so.
+    """
+    if not has_joined():
+        return
+    from mpi4py import MPI
+
+    if MPI.Is_finalized():
+        return
+    MPI.Finalize()
+    if code != 0:
+        time.sleep(OTHERS_END_S)
 
 
 def _library() -> str:

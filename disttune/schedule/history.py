@@ -32,7 +32,7 @@ class History:
 
     def __init__(self, tuning: Tuning, objective: str | Mapping[str, float] = "first"):
         self.tuning = tuning
-        self._weights = _weights(objective)
+        self._weights = objective_weights(objective)
         self.n_counted = 0
         self.n_meeting_goal = 0
         self.n_since_best = 0
@@ -148,8 +148,12 @@ class History:
         return self.goal.shortfall(row.values)
 
 
-def _weights(objective: str | Mapping[str, float]) -> dict[str, float]:
-    """Weight of each measure; none for "first"."""
+def objective_weights(objective: str | Mapping[str, float]) -> dict[str, float]:
+    """Weight of each measure; none for "first".
+
+    Raises:
+        InputError: a measure is unknown.
+    """
     weights = {objective: 1.0} if isinstance(objective, str) else dict(objective)
     if weights == {"first": 1.0}:
         return {}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from disttune.config.errors import InputError, UserCodeError
+from disttune.config.errors import DisttuneError, InputError, UserCodeError
 from disttune.config.nearest import unknown_name
 from disttune.strategy.stage import Stage, StageResult
 from disttune.strategy.tuning import Tuning
@@ -54,7 +54,7 @@ def make_strategy(name: str, kwargs: Mapping[str, Any], folder: Path) -> Strateg
         kwargs: `tuning.strategy_kwargs`, handed to the class.
         folder: relative files are looked up here.
     Raises:
-        InputError: the name or a keyword is unknown (with the nearest one).
+        InputError: the name or a keyword is unknown (with the nearest one), or a value is wrong.
         UserCodeError: the file cannot be imported or has no such class.
     """
     cls = _load_file(name, folder) if ".py:" in name else _find(name)
@@ -69,7 +69,14 @@ def make_strategy(name: str, kwargs: Mapping[str, Any], folder: Path) -> Strateg
     ]
     if missing:
         raise InputError(f'strategy {name} needs {", ".join(missing)}: give it in "tuning.strategy_kwargs"')
-    strategy: Strategy = cls(**kwargs)
+    try:
+        strategy: Strategy = cls(**kwargs)
+    except DisttuneError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"[tuning] strategy_kwargs, strategy {name} refuses them: {type(error).__name__}: {error}"
+        ) from error
     return strategy
 
 
@@ -79,9 +86,24 @@ def _find(name: str) -> type:
         return _REGISTERED[name]
     for entry in _entry_points():
         if entry.name == name:
-            cls: type = entry.load()
-            return cls
+            return _loaded(entry)
     raise InputError("[tuning] strategy: " + unknown_name("strategy", name, strategy_names()))
+
+
+def _loaded(entry: importlib.metadata.EntryPoint) -> type:
+    where = f'[tuning] strategy: entry point "{entry.name}" ({entry.value})'
+    try:
+        cls = entry.load()
+    except Exception as error:
+        raise UserCodeError(f"{where} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not _is_strategy(cls):
+        raise UserCodeError(f"{where}: it is no class with a method stages(self, tuning)")
+    loaded: type = cls
+    return loaded
+
+
+def _is_strategy(value: object) -> bool:
+    return isinstance(value, type) and callable(getattr(value, "stages", None))
 
 
 def _named(parameter: inspect.Parameter) -> bool:
@@ -98,13 +120,17 @@ def _load_file(reference: str, folder: Path) -> type:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # it may import what lies beside it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserCodeError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     cls = getattr(module, class_name, None)
-    if not isinstance(cls, type) or not hasattr(cls, "stages"):
-        having = [n for n, c in vars(module).items() if isinstance(c, type) and hasattr(c, "stages")]
+    if cls is not None and not _is_strategy(cls):
+        raise UserCodeError(f"{path}: {class_name} is no class with a method stages(self, tuning)")
+    if not isinstance(cls, type):
+        having = [n for n, c in vars(module).items() if _is_strategy(c)]
         raise UserCodeError(f"{path}: " + unknown_name("strategy class", class_name, having))
     return cls
 

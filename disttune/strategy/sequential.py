@@ -1,6 +1,6 @@
 """The candidates of a config set in their documented order (ONNX neural-compressor's default sampler)."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from disttune.config.algorithms import AlgorithmConfig, config_from_dict, expand_config_set
@@ -32,10 +32,8 @@ class Sequential:
             _check_model_parameters(config)
 
     def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]:
-        yield Stage("configs in order", self._candidates(tuning), needs="goal")
-
-    def _candidates(self, tuning: Tuning) -> Iterator[Candidate]:
-        return (candidate_of(config, tuning) for config in self.configs)
+        candidates = [candidate_of(config, tuning) for config in self.configs]
+        yield Stage("configs in order", iter(candidates), needs="goal")
 
 
 def candidate_of(config: AlgorithmConfig, tuning: Tuning) -> Candidate:

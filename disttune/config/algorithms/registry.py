@@ -57,6 +57,8 @@ def config_from_dict(data: Mapping[str, Any]) -> AlgorithmConfig:
     Raises:
         InputError: the algorithm or a parameter is unknown, or a value wrong.
     """
+    if not isinstance(data, Mapping):
+        raise InputError(f'an algorithm config is a table such as {{algorithm = "static"}}, not {data!r}')
     if not isinstance(data.get("algorithm"), str):
         raise InputError(f'an algorithm config needs "algorithm": one of {", ".join(algorithm_names())}')
     return algorithm_class(data["algorithm"]).from_dict(data)
