@@ -231,6 +231,9 @@ class Recorded:
     def outcome(self, candidate: Candidate) -> Outcome | None:
         return self.outcomes.get(candidate.digest)
 
+    def was_cancelled(self, candidate: Candidate) -> bool:
+        return False
+
     def probe(self, stage: int, index: int) -> Outcome | None:
         return None
 

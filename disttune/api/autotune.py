@@ -122,8 +122,9 @@ def _checked_options(run_directory: Any, log_format: Any) -> Path:
 
 
 def _job_of(model: Any, tune_config: Any, path: Path) -> Job:
-    overrides = [] if model is None else [f"model.path={toml_value(str(_model_path(model, path)))}"]
+    file = None if model is None else str(_model_path(model, path))
     if isinstance(tune_config, str | os.PathLike):
+        overrides = [] if file is None else [f"model.path={toml_value(file)}"]
         return load_job(Path(tune_config), overrides, functions_given=True)
     if isinstance(tune_config, Job):
         data = tune_config.to_dict()
@@ -136,7 +137,10 @@ def _job_of(model: Any, tune_config: Any, path: Path) -> Job:
             f"tune_config is a {type(tune_config).__name__}; expected a TuningConfig, or a job: the path of "
             "its file, or its sections as a dict"
         )
-    return job_from_dict(data, Path.cwd(), overrides=overrides, functions_given=True)
+    section = data.get("model", {})
+    if file is not None and isinstance(section, Mapping):
+        data["model"] = {**section, "path": file}
+    return job_from_dict(data, Path.cwd(), functions_given=True)
 
 
 def _require_functions(job: Job, has_eval_fn: bool, has_reader: bool) -> None:

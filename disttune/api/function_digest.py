@@ -21,15 +21,19 @@ MAX_ITEMS = 10_000  # of a container that count; beyond that its length
 PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 
 
-def functions_digest(handed: object, values: bool = True) -> str:
+def functions_digest(handed: object, containers: bool = True) -> str:
     """32 hexadecimal digits over functions, alone or in dicts and lists.
 
     Args:
         handed: what `autotune` was given as `eval_fn`.
-        values: whether plain values count; not where the function can change them in this process.
+        containers: whether lists, dicts and sets that the functions use count; not where the functions
+            run in this process, for they may collect something there.
     """
-    walk = _Walk(values)
-    walk.visit("eval_fn", handed)
+    walk = _Walk(containers)
+    if isinstance(handed, dict | list | tuple):
+        walk.container("eval_fn", handed)
+    else:
+        walk.visit("eval_fn", handed)
     return files_digest(walk.parts)
 
 
@@ -70,16 +74,15 @@ def is_users(value: object) -> bool:
 
 
 class _Walk:
-    def __init__(self, values: bool):
+    def __init__(self, containers: bool):
         self.parts: dict[str, bytes] = {}
-        self._values = values
+        self._containers = containers
         self._seen: dict[int, object] = {}  # kept alive, so that no other object gets its id
 
     def visit(self, name: str, value: object) -> None:
         if isinstance(value, dict | list | tuple | set | frozenset):
-            self.parts[f"{name}#"] = str(len(value)).encode()
-            for key, item in _items(value)[:MAX_ITEMS]:
-                self.visit(f"{name}[{key}]", item)
+            if self._containers:
+                self.container(name, value)
         elif isinstance(value, ModuleType):
             self._module(name, value)
         elif isinstance(value, type):
@@ -87,8 +90,19 @@ class _Walk:
                 self.parts[f"{name}.py"] = _source(value)
         elif callable(value):
             self._function(name, value)
-        elif self._values:
+        else:
             self._value(name, value)
+
+    def container(self, name: str, value: Any) -> None:
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        self.parts[f"{name}#"] = str(len(value)).encode()
+        for key, item in _items(value)[:MAX_ITEMS]:
+            if isinstance(item, dict | list | tuple | set | frozenset):
+                self.container(f"{name}[{key}]", item)
+            else:
+                self.visit(f"{name}[{key}]", item)
 
     def _module(self, name: str, module: ModuleType) -> None:
         file = getattr(module, "__file__", None)
@@ -96,11 +110,10 @@ class _Walk:
             self.parts[f"{name}.py"] = Path(file).read_bytes()
 
     def _function(self, name: str, function: Any) -> None:
-        known = id(function) in self._seen
-        self._seen[id(function)] = function
         wraps = isinstance(function, functools.partial | MethodType)
-        if known or not (wraps or is_users(function)):
+        if id(function) in self._seen or not (wraps or is_users(function)):
             return
+        self._seen[id(function)] = function
         if not wraps:
             self.parts[f"{name}.py"] = _source(function)
         for used, value in used_by(function):

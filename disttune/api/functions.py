@@ -34,7 +34,9 @@ def pack(handed: Mapping[str, Any], inline: bool = False) -> Functions:
             for name, value in handed.items():
                 _check_pickles(name, value)
             pickled = cloudpickle.dumps(dict(handed))
-    return Functions(pickled, functions_digest(eval_fn, values=not inline), tuple(p for p in sys.path if p))
+    return Functions(
+        pickled, functions_digest(eval_fn, containers=not inline), tuple(p for p in sys.path if p)
+    )
 
 
 def drain(reader: Any, n_samples: int) -> list[Any] | None:
@@ -124,7 +126,7 @@ def _check_pickles(name: str, value: Any) -> None:
         cloudpickle.dumps(value)
     except Exception as error:
         what = "calibration feeds" if name == "feeds" else name
-        culprit = next((c for f in _functions_in(value) if (c := _culprit(f))), "")
+        culprit = next((_culprit(f) for f in _functions_in(value) if not _pickles(f)), "")
         raise UserCodeError(
             f"{what}{culprit} cannot be pickled for the trial process ({type(error).__name__}: {error}): "
             "make the object inside the function, or run trials in the caller's process with "

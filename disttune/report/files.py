@@ -35,9 +35,9 @@ def trials_csv(trials: Sequence[Trial], evaluators: Sequence[str]) -> str:
     for t in trials:
         values = t.values if t.values is not None else ("",) * len(evaluators)
         writer.writerow([
-            t.number, _line(t.stage), t.candidate.digest, t.model_digest or "", _text(t.duplicate_of), t.status,
-            _text(t.metric), str(t.meets_goal).lower(), _text(t.size_bytes), f"{t.seconds:.3f}", t.rank,
-            _line(t.reason), *values,
+            t.number, _line(t.stage), t.candidate.digest, t.model_digest or "", _text(t.duplicate_of),
+            t.status, _text(t.metric), str(t.meets_goal).lower(), _text(t.size_bytes), f"{t.seconds:.3f}",
+            t.rank, _line(t.reason), *values,
         ])  # fmt: skip
     return text.getvalue()
 

@@ -49,6 +49,6 @@ def outcome(trial: Trial) -> str:
     if trial.duplicate_of is not None:
         return f"same model as trial {trial.duplicate_of}"
     if trial.metric is None:
-        first_line = trial.reason.strip().splitlines()[0] if trial.reason.strip() else ""
-        return f"{trial.status}: {first_line}"
+        first_line = next(iter(trial.reason.strip().splitlines()), "")
+        return f"{trial.status}: {first_line}" if first_line else trial.status
     return f"{trial.metric:.6g} {'meets the goal' if trial.meets_goal else 'misses the goal'}"

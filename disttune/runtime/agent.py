@@ -138,8 +138,10 @@ class Agent:
         self._setup: Setup | None = None
         self._load: Load | None = None
         self._ready = False
-        self._special: list[Special] = []  # handed over and not answered yet
+        self._specials: list[Special] = []  # not begun yet
+        self._special: Special | None = None  # that the trial process is busy with
         self._special_deadline_s = 0.0
+        self._task: RunTask | None = None  # not begun yet
         self._deaths_in_a_row = 0
         self._run: Run | None = None
 
@@ -170,9 +172,11 @@ class Agent:
             case Prepare():
                 self._obey(message.job)
                 self._replica_fd = create_memory_file()
-                self._begin_special(replace(message, replica=OpenFile(os.getpid(), self._replica_fd)))
+                self._specials.append(replace(message, replica=OpenFile(os.getpid(), self._replica_fd)))
+                self._begin_next()
             case MeasureBaseline() | CollectFiles() | Export():
-                self._begin_special(message)
+                self._specials.append(message)
+                self._begin_next()
             case Setup():
                 self._set_up(message)
             case ReplicaBytes():
@@ -183,7 +187,8 @@ class Agent:
                 assert self._replica_fd is not None
                 self._send_to(message.to, ReplicaBytes(Replica(self._replica_fd).raw()))
             case RunTask():
-                self._begin(message)
+                self._task = message
+                self._begin_next()
             case EvaluateModel():
                 self._evaluate(message)
             case SkipModel():
@@ -195,10 +200,21 @@ class Agent:
             case Goodbye():
                 self.goodbye = message
 
-    def _begin_special(self, message: Special) -> None:
-        self._special.append(message)
-        self._special_deadline_s = self._now_s() + PREPARATION_TIMEOUT_S
-        self._host.send(message)
+    def _begin_next(self) -> None:
+        """Hand one thing at a time to the trial process, so that a death has one cause."""
+        if self._run is not None or self._special is not None:
+            return
+        now_s = self._now_s()
+        if self._specials:
+            self._special = self._specials.pop(0)
+            self._special_deadline_s = now_s + PREPARATION_TIMEOUT_S
+            self._host.mark_tail()
+            self._host.send(self._special)
+        elif self._task is not None:
+            self._run = Run(self._task, "building", now_s, now_s + PREPARATION_TIMEOUT_S)
+            self._task = None
+            self._host.mark_tail()
+            self._host.send(self._run.task)
 
     def _obey(self, job: Job) -> None:
         """Take over the job's settings; the trial process was started before they were known."""
@@ -229,12 +245,6 @@ class Agent:
         self._load = Load(setup.job, setup.functions, setup.n_threads, replica, folder, setup.summary)
         self._host.send(self._load)
 
-    def _begin(self, task: RunTask) -> None:
-        now_s = self._now_s()
-        self._host.mark_tail()
-        self._run = Run(task, "building", now_s, now_s + PREPARATION_TIMEOUT_S)
-        self._host.send(task)
-
     def _evaluate(self, message: EvaluateModel) -> None:
         run = self._run
         if run is not None and run.task.assignment == message.assignment:
@@ -246,8 +256,11 @@ class Agent:
         if self._run is not None and self._run.task.assignment == assignment:
             self._run = None
             self._host.send(SkipModel(assignment))
+            self._begin_next()
 
     def _cancel(self, assignment: int) -> None:
+        if self._task is not None and self._task.assignment == assignment:
+            self._task = None
         run = self._run
         if run is None or run.task.assignment != assignment:
             return
@@ -282,19 +295,21 @@ class Agent:
                 if not self._ready:
                     self._ready = True
                     self._tell(Ready())
-            case Built() if self._run is not None:
+            case Built() if self._run is not None and self._run.task.assignment == message.assignment:
                 self._run.phase = "asking"
                 self._run.built = message
                 self._run.deadline_s = math.inf
                 self._tell(message)
-            case Answer() if self._run is not None:
+            case Answer() if self._run is not None and self._run.task.assignment == message.assignment:
                 self._answer(message.outcome)
-            case Prepared() | BaselineMeasured() | FilesCollected() | Exported():
-                self._special.pop(0)
+                self._begin_next()
+            case Prepared() | BaselineMeasured() | FilesCollected() | Exported() | Refused():
+                if not isinstance(message, Refused) or message.task == type(self._special).__name__:
+                    self._special = None
                 self._tell(message)
-            case Refused():
-                if self._special and type(self._special[0]).__name__ == message.task:
-                    self._special.pop(0)
+                self._begin_next()
+            case Unusable():  # the work it had goes to another rank
+                self._run = None
                 self._tell(message)
 
     def _answer(self, outcome: Outcome, again: bool = False, tail: str | None = None) -> None:
@@ -316,7 +331,7 @@ class Agent:
             else:
                 what = f"quantizing took longer than {PREPARATION_TIMEOUT_S:g} s"
             return self._host.kill("timeout", what)
-        if self._special and self._run is None and now_s > self._special_deadline_s:
+        if self._special is not None and now_s > self._special_deadline_s:
             return self._host.kill("timeout", f"it took longer than {PREPARATION_TIMEOUT_S:g} s")
         return None
 
@@ -332,8 +347,8 @@ class Agent:
                 reason=death.reason,
             )
             self._answer(outcome, again=True, tail=death.stderr_tail)
-        elif self._special:
-            task = self._special.pop(0)
+        elif self._special is not None:
+            task, self._special = self._special, None
             name = TASK_NAMES[type(task)]
             text = f"{name} failed: {death.reason}"
             self._tell(Refused(type(task).__name__, _with_tail(text, death.stderr_tail), exit_code=2))
@@ -347,8 +362,7 @@ class Agent:
         self._host.start()
         if self._load is not None:
             self._host.send(self._load)
-        for task in self._special:
-            self._host.send(task)
+        self._begin_next()
 
     def _send_log(self, force: bool) -> None:
         self._log += self._host.take_log()

@@ -26,6 +26,8 @@ class Replay(Protocol):
 
     def has_commit(self, trial: int) -> bool: ...
 
+    def was_cancelled(self, candidate: Candidate) -> bool: ...
+
 
 class NothingRecorded:
     """The replay of a new job."""
@@ -37,6 +39,9 @@ class NothingRecorded:
         return False
 
     def has_commit(self, trial: int) -> bool:  # noqa: ARG002
+        return False
+
+    def was_cancelled(self, candidate: Candidate) -> bool:  # noqa: ARG002
         return False
 
 
@@ -61,7 +66,7 @@ def command_record(command: Command, t: float, replay: Replay) -> Record | None:
         case Settle():
             return _probe_result(command, t)
         case Commit() if command.trial.cancelled:
-            return _cancelled(command, t)
+            return None if replay.was_cancelled(command.trial.candidate) else _cancelled(command, t)
         case Commit() if not replay.has_commit(command.trial.number):
             trial = command.trial
             return CommitRecord(

@@ -22,15 +22,16 @@ class Exporter:
         self._ask = ask
         self._wanted: Trial | None = None
         self._under_way: Trial | None = None
-        self._failed = False
+        self.failure = ""  # why the file does not hold what is wanted
 
     def want(self, trial: Trial) -> None:
         self._wanted = trial
+        self.failure = ""
 
     @property
     def settled(self) -> bool:
         """Whether the file holds what is wanted, or cannot."""
-        if self._wanted is None or self._path is None or self._failed:
+        if self._wanted is None or self._path is None or self.failure:
             return True
         return self._under_way is None and self._wanted.candidate.digest == self._held
 
@@ -50,7 +51,7 @@ class Exporter:
         self._held = trial.candidate.digest
         return trial
 
-    def failed(self) -> None:
-        """It cannot be written: leave it at that."""
+    def failed(self, why: str) -> None:
+        """It cannot be written: leave it at that until there is a better one."""
         self._under_way = None
-        self._failed = True
+        self.failure = why

@@ -13,6 +13,7 @@ from disttune.config.job import Job
 from disttune.config.job_file import dump_job
 from disttune.runtime.hosts import binding_warning, share_threads
 from disttune.runtime.journal import Journal, JournalContents
+from disttune.runtime.journal_watch import JournalWatch
 from disttune.runtime.listener import Listener, Opening
 from disttune.runtime.log_files import LogFiles
 from disttune.runtime.messages import (
@@ -87,6 +88,8 @@ class Master:
         self._contents = contents
         self._logs = LogFiles(run.logs)
         self._journal: Journal | None = None
+        self._watch: JournalWatch | None = None
+        self._is_ending = False
         self._hosts: dict[int, Host] = {}
         self._prepared: Prepared | None = None
         self._space: Space | None = None
@@ -121,6 +124,7 @@ class Master:
         self._listener.warned(
             f"asked to end: no more trials are started; waiting at most {grace_s:g} s for those that run"
         )
+        self._is_ending = True
         self._search.interrupt(grace_s)
 
     def receive(self, source: int, message: ToMaster) -> None:
@@ -148,8 +152,8 @@ class Master:
                 self._logs.append(source, message.text)
             case Refused() if message.task != "Export":
                 self._refused(source, message)
-            case Unusable() if self._search is None or source == 0:
-                self._refused(source, Refused("Setup", message.reason, 1))
+            case Unusable():
+                self._refused(source, Refused("Setup", message.reason, message.exit_code))
             case Alive() if self._search is None:
                 self._transport.send(source, Heard())
             case _:
@@ -157,8 +161,9 @@ class Master:
                 self._search.receive(source, message)
 
     def poll(self) -> None:
-        if self._journal is not None:
+        if self._journal is not None and self._watch is not None:
             self._journal.clear()
+            self._watch.check(self._transport.now_s(), self._is_ending)
         if self._search is not None:
             self._search.poll()
 
@@ -237,6 +242,7 @@ class Master:
 
     def _open_journal(self, header: JobRecord) -> None:
         self._journal = self._run.adopt(header, dump_job(self._job))
+        self._watch = JournalWatch(self._journal, self._listener.warned)
         self._contents = self._run.contents
         recorded = self._contents.job
         assert recorded is not None
@@ -400,14 +406,17 @@ class Master:
     # Ends and helpers
 
     def _refused(self, source: int, message: Refused) -> None:
-        if source != 0 and self._search is not None:
+        """Go on without a rank; not without rank 0, nor without any that works."""
+        error = InputError if message.exit_code == 2 else InternalError
+        if source == 0:
+            raise error(message.message)
+        self._works.discard(source)
+        if not self._works:
+            raise error(f"no rank is left that can run trials. Rank {source}: {message.message}")
+        if self._search is not None:
             self._search.receive(source, Unusable(message.message))
-            return
-        if source != 0:
-            self._warn(f"rank {source} cannot take part: {message.message}")
-            self._works.discard(source)
-            return
-        raise (InputError if message.exit_code == 2 else InternalError)(message.message)
+        else:
+            self._warn(f"rank {source} takes no part: {message.message}. Its work goes to others.")
 
     def _send(self, messages: list[Addressed]) -> None:
         for addressed in messages:

@@ -86,9 +86,10 @@ class HaveReplica(ToMaster):
 
 @dataclass(frozen=True, slots=True)
 class Unusable(ToMaster):
-    """This rank cannot take part."""
+    """This rank cannot take part; `exit_code` is the job's if it cannot do without."""
 
     reason: str
+    exit_code: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 from disttune.config.errors import DisttuneError
 from disttune.config.job import Job
 from disttune.runtime.agent import Agent
+from disttune.runtime.awake_clock import AwakeClock
 from disttune.runtime.hosts import this_host
 from disttune.runtime.listener import Listener
 from disttune.runtime.lock import RENEW_S
@@ -94,7 +95,8 @@ def run_master(
     goodbye = Goodbye(1, message="rank 0 ended with a fault")
     try:
         with listening_to_signals(asked.note), RunDirectory(path) as run:
-            agent.start()
+            if job.runtime.isolation == "process":
+                agent.start()
             contents = run.open(fresh)
             master = Master(job, functions, run, contents, transport, listener)
             try:
@@ -168,4 +170,4 @@ def _agent(transport: Transport, handed: Mapping[str, Any] | None) -> Agent:
     def send_to(rank: int, message: ToAgent) -> None:
         transport.send(rank, message)
 
-    return Agent(transport.rank, Supervisor(), tell, send_to, transport.now_s, handed)
+    return Agent(transport.rank, Supervisor(), tell, send_to, AwakeClock(transport.now_s), handed)

@@ -37,6 +37,7 @@ class JournalRecording:
         self._proposals: dict[tuple[int, int], ProposalRecord] = {}
         self._results: dict[str, ResultRecord] = {}
         self._probes: dict[tuple[int, int], ProbeResultRecord] = {}
+        self._cancelled: set[str] = set()
         self._commits: set[int] = set()
         for record in records:
             self._take(record)
@@ -66,6 +67,9 @@ class JournalRecording:
             reason=record.reason,
             stderr_tail=record.stderr_tail,
         )
+
+    def was_cancelled(self, candidate: Candidate) -> bool:
+        return candidate.digest in self._cancelled
 
     def probe(self, stage: int, index: int) -> Outcome | None:
         record = self._probes.get((stage, index))
@@ -97,7 +101,9 @@ class JournalRecording:
                 self._stages.add(record.index)
             case ProposalRecord():
                 self._proposals[record.stage, record.item] = record
-            case ResultRecord() if not record.cancelled:
+            case ResultRecord() if record.cancelled:
+                self._cancelled.add(record.digest)
+            case ResultRecord():
                 self._results[record.digest] = record
             case ProbeResultRecord():
                 self._probes[record.stage, record.item] = record

@@ -42,7 +42,7 @@ def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes]) -> b
     index: dict[str, dict[str, Any]] = {}
     position = 0
     arrays = {
-        name: np.frombuffer(p, np.uint8) if isinstance(p, bytes) else np.ascontiguousarray(p)
+        name: np.frombuffer(p, np.uint8) if isinstance(p, bytes) else np.asarray(p, order="C")
         for name, p in parts.items()
     }
     for name, array in arrays.items():

@@ -158,9 +158,9 @@ class RunDirectory:
             RunDirectoryError: the directory belongs to another job, or cannot be written.
         """
         assert self._lock is not None, "open() comes first"
-        if self._contents.job is None:
-            self._begin(job)
-        elif (differences := job_differences(self._contents.job, job)) and not self._contents.n_results:
+        recorded = self._contents.job
+        differences = () if recorded is None else job_differences(recorded, job)
+        if recorded is None or (differences and not self._contents.n_results):
             self._begin(job)
         elif differences:
             listing = "\n".join(f"  {d}" for d in differences)

@@ -9,7 +9,8 @@ from collections import deque
 from pathlib import Path
 from typing import Protocol
 
-from disttune.config.errors import DisttuneError
+from disttune.config.errors import DisttuneError, InputError
+from disttune.runtime.awake_clock import AwakeClock
 from disttune.runtime.command_record import NothingRecorded, Replay, command_record
 from disttune.runtime.exporter import Exporter
 from disttune.runtime.listener import Listener
@@ -114,9 +115,11 @@ class Search:
         self._exporter = Exporter(best_path, exported, lambda message: transport.send(0, message))
         self._replay = replay or NothingRecorded()
         self._started_s = transport.now_s() - elapsed_s
+        self._awake_s = AwakeClock(transport.now_s)
         self._lost_after_s = lost_after_s
         self._nodes: dict[int, str] = {}
         self._joined: set[int] = set()
+        self._lost: set[int] = set()
         self._may_join: list[int] = []
         self._heard_s: dict[int, float] = {}
         self._checked_s = 0.0
@@ -143,7 +146,7 @@ class Search:
     def join(self, rank: int, node: str) -> None:
         """A rank is ready. Until an evaluation's deadline is known only the first one gets work."""
         self._nodes[rank] = node
-        self._heard_s[rank] = self._transport.now_s()
+        self._heard_s[rank] = self._awake_s()
         if self.trial_timeout_s is None and self._joined:
             self._may_join.append(rank)
             return
@@ -155,7 +158,8 @@ class Search:
         self._handle(Interrupt(self.now_s(), grace_s))
 
     def receive(self, source: int, message: ToMaster) -> None:
-        self._heard_s[source] = self._transport.now_s()
+        if source not in self._lost:
+            self._heard_s[source] = self._awake_s()
         match message:
             case Built():
                 self._handle(ModelBuilt(source, message.assignment, message.model_digest, self.now_s()))
@@ -164,7 +168,7 @@ class Search:
             case Exported():
                 self._exported(message)
             case Refused() if message.task == "Export":
-                self._exporter.failed()
+                self._exporter.failed(message.message)
                 self._listener.warned(message.message)
             case Unusable():
                 self._lose(source, message.reason)
@@ -178,7 +182,7 @@ class Search:
     def poll(self) -> None:
         """Do what has become possible: tell durable commits, export, notice silence and time."""
         self._tell_durable()
-        now_s = self._transport.now_s()
+        now_s = self._awake_s()
         if now_s - self._checked_s >= CHECK_EVERY_S:
             self._checked_s = now_s
             self._look_for_silence(now_s)
@@ -187,6 +191,8 @@ class Search:
                 self._listener.progress(n_trials, len(self._busy), self.now_s())
         self._handle(Tick(self.now_s()))
         if self._finishing and not self._later and self._exporter.settled:
+            if self._exporter.failure:
+                raise InputError(self._exporter.failure)
             self._journal.append(
                 FinishRecord(
                     t=self.now_s(), status=self._finishing.status, stop_reason=self._finishing.stop_reason
@@ -214,13 +220,17 @@ class Search:
         self._heard_s.pop(rank, None)
         if rank in self._may_join:
             self._may_join.remove(rank)
+        self._lost.add(rank)
+        self._listener.warned(f"rank {rank} takes no further part: {why}. Its work goes to others.")
         if rank not in self._joined:
             return
         self._joined.discard(rank)
         self._busy.discard(rank)
-        self._listener.warned(f"rank {rank} takes no further part: {why}. Its work goes to others.")
         self._handle(WorkerLost(rank, self.now_s()))
-        if not self._joined and not self._may_join:
+        if not self._joined and self._may_join:  # the next one is to show how long an evaluation takes
+            following = self._may_join.pop(0)
+            self.join(following, self._nodes[following])
+        if not self._joined:
             raise DisttuneError("no rank is left that can run trials; run the same command again to go on")
 
     def _look_for_silence(self, now_s: float) -> None:

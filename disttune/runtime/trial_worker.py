@@ -5,10 +5,12 @@ failed trial) is an answer, never an exception; anything else that goes wrong is
 answered as such.
 """
 
+import errno
 import hashlib
 import os
 import platform
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -61,6 +63,7 @@ from disttune.runtime.messages import (
     Refused,
     RunTask,
     SkipModel,
+    Unusable,
 )
 from disttune.runtime.replica import Replica, write_replica
 from disttune.schedule.outcome import Outcome
@@ -68,6 +71,8 @@ from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 
 MODULES = (disttune, onnxruntime, onnx, numpy)
+OWN_FILES = [p for p in Path(disttune.__file__).parent.iterdir() if p.name != "examples"]
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -132,7 +137,9 @@ class TrialWorker:
             return do()
         except DisttuneError as error:
             return Refused(task, str(error), error.exit_code)
-        except Exception:
+        except Exception as error:
+            if _is_no_room(error):
+                return Refused(task, _no_room(error), 2)
             return Refused(task, f"a fault of disttune, please report it:\n{traceback.format_exc()}", 1)
 
     def _trial(self, assignment: int, do: Callable[[], object]) -> object:
@@ -147,6 +154,8 @@ class TrialWorker:
                 assignment, Outcome("out_of_memory", reason="memory ran out (MemoryError)"), again=True
             )
         except Exception as error:
+            if _is_no_room(error):  # no fault of the candidate
+                return Unusable(_no_room(error), exit_code=2)
             traceback.print_exc()  # into the rank's log
             outcome = Outcome("failed", reason=f"{type(error).__name__}: {error}")
         if self._built is not None and self._built_for == assignment:
@@ -169,7 +178,7 @@ class TrialWorker:
         original = read_model(job.model.path)
         outputs = [o.name for o in original.graph.output]
         self._original = original
-        self._recorder = FileRecorder(job.folder)
+        self._recorder = FileRecorder(job.folder, exclude=OWN_FILES)
         with self._recorder:
             self._unpack(message.functions)
             self._feeds = self._read_feeds(job, original, outputs)
@@ -259,7 +268,8 @@ class TrialWorker:
         assert self._recorder is not None
         references = [e.function for e in job.evaluation.entries if e.function] + [job.calibration.loader]
         code = {code_file(r, job.folder) for r in references if r}
-        code |= {p for p in self._recorder.paths if p.suffix == ".py"}
+        if "eval_fn" not in self._functions:  # whose digest holds what it uses, and no more of the script
+            code |= {p for p in self._recorder.paths if p.suffix == ".py"}
         data = [e.data for e in job.evaluation.entries if e.data]
         return {
             "model": model_digest(self._original),
@@ -369,6 +379,17 @@ class TrialWorker:
 def _digest_below(folder: Path, files: Iterable[Path]) -> str:
     """Over files by their place in the job's folder."""
     return files_digest({os.path.relpath(path, folder): path.read_bytes() for path in files})
+
+
+def _is_no_room(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def _no_room(error: Exception) -> str:
+    return (
+        f"temporary files cannot be written to {tempfile.gettempdir()} ({error}). Make room or set TMPDIR to "
+        "another place, then run the same command again."
+    )
 
 
 def _joined(*digests: str) -> str:

@@ -55,6 +55,9 @@ class Recording(Protocol):
     def outcome(self, candidate: Candidate) -> Outcome | None:
         """What became of this candidate."""
 
+    def was_cancelled(self, candidate: Candidate) -> bool:
+        """Whether the job's timeout once ended it."""
+
     def probe(self, stage: int, index: int) -> Outcome | None:
         """What the probe at this place gave."""
 
@@ -322,11 +325,14 @@ class Scheduler:
     # Drawing items
 
     def _may_draw(self, run: StageRun) -> bool:
-        if run.n_costing + self.history.n_counted >= self.policy.max_trials:
+        if not self._has_budget(run):
             return False
         if run.all_needed(goal_can_stop=self.policy.stop_at == "goal"):
             return True
         return len(run.open) < max(1, LOOK_AHEAD * self._dispatch.n_workers)
+
+    def _has_budget(self, run: StageRun) -> bool:
+        return run.n_costing + self.history.n_counted < self.policy.max_trials
 
     def _draw(self, run: StageRun) -> None:
         try:
@@ -388,22 +394,45 @@ class Scheduler:
     # Ends
 
     def _stop_at_timeout(self) -> None:
-        """End what runs (a row that uses no trial); commit the finished trials behind it in order."""
+        """End what runs (a row that uses no trial); commit the finished trials behind it in order.
+
+        A job that had ended in this way makes the same rows when it is run again without more time.
+        """
         run = self._run
         assert run is not None
+        self._draw_recorded(run)
         for entry in run.open:
-            is_running = entry.rank is not None
-            if is_running:
+            is_cut = entry.rank is not None or self._was_cut(entry)
+            if is_cut:
                 self._commands += self._dispatch.cancel(entry)
                 entry.step("cancelled")
             if isinstance(entry.item, Probe):
                 continue
-            if is_running:
+            if is_cut:
                 self._commit_row(self.history.cancelled(entry.task, run.stage.name, entry.item))
             elif entry.state == "measured" and (entry.repeat_of is None or self.history.has(entry.repeat_of)):
                 entry.step("committed")
                 self._commit_row(self._row(entry, entry.item))
         self._finish("timeout")
+
+    def _draw_recorded(self, run: StageRun) -> None:
+        """Draw what an earlier session had drawn: it may have measured more than workers here ask for."""
+        while (
+            self.recording
+            and not run.exhausted
+            and self._has_budget(run)
+            and self.recording.proposal(run.index, run.n_drawn) is not None
+        ):
+            self._draw(run)
+
+    def _was_cut(self, entry: Entry) -> bool:
+        """Whether an earlier session's timeout ended a trial that has not been run again."""
+        return (
+            self.recording is not None
+            and entry.state == "waiting"
+            and isinstance(entry.item, Candidate)
+            and self.recording.was_cancelled(entry.item)
+        )
 
     def _finish(self, stop_reason: str) -> None:
         self._commands += self._dispatch.cancel_all()

@@ -1,6 +1,6 @@
 """The scheduler alone: microseconds per event, and every invariant after every event.
 
-    python -m tests.benchmarks.bench_scheduler
+python -m tests.benchmarks.bench_scheduler
 """
 
 import random
@@ -22,7 +22,9 @@ def job(n_trials: int) -> SimulatedJob:
 
 
 def main() -> None:
-    print(f"{'trials':>8} {'workers':>8} {'deaths':>7} {'checked':>8} {'us/event':>9} {'efficiency':>11} {'in order':>9}")
+    print(
+        f"{'trials':>8} {'workers':>8} {'deaths':>7} {'checked':>8} {'us/event':>9} {'efficiency':>11} {'in order':>9}"
+    )
     for n_trials, n_workers, n_deaths, check in [
         (10_000, 1024, 0, False),
         (10_000, 1024, 100, False),

@@ -8,6 +8,7 @@ import csv
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -17,12 +18,14 @@ from disttune.runtime.journal import read_journal
 from disttune.runtime.records import Record
 from tests.models import Graph, value
 
+R = TypeVar("R", bound=Record)
 N_OPS = 4
 EVALUATION = '''\
 import os
 import sys
 import time
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from onnx import numpy_helper
@@ -126,13 +129,12 @@ def rows(text: str, without: tuple[str, ...] = ("seconds", "rank")) -> list[dict
     return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(text.splitlines())]
 
 
-def records(run_directory: Path, *kinds: type[Record]) -> list[Record]:
-    """What the journal says, all or of these kinds; reading it checks it."""
-    found = read_journal(run_directory / "journal.jsonl").records
-    return [r for r in found if isinstance(r, kinds or Record)]
+def records(run_directory: Path, kind: type[R]) -> list[R]:
+    """What the journal says, of this kind; reading it checks all of it."""
+    return [r for r in read_journal(run_directory / "journal.jsonl").records if isinstance(r, kind)]
 
 
 def _toml(v: object) -> str:
     if isinstance(v, Mapping):
         return "{" + ", ".join(f"{k} = {_toml(x)}" for k, x in v.items()) + "}"
-    return {True: "true", False: "false"}.get(v, repr(v)) if isinstance(v, bool) else repr(v).replace("'", '"')
+    return str(v).lower() if isinstance(v, bool) else repr(v).replace("'", '"')

@@ -1,4 +1,4 @@
-"""Starts `python -m disttune ...` as a user does, with or without mpirun, and finds the processes of that job.
+"""Starts `python -m disttune ...` as a user does, with or without mpirun, and finds that job's processes.
 
 Every process of a job inherits a marker in its environment: it is found by that, and only those are ended.
 """
@@ -83,7 +83,8 @@ class Launched:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(MPI_PREFIXES)}
         path = os.pathsep.join(p for p in (str(ROOT), inherited.get("PYTHONPATH")) if p)
         own = {MARKER: self.marker, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-        self._stdout, self._stderr = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+        self._stdout = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command,
             env=inherited | FOR_MPIRUN | own | dict(environment or {}),
@@ -101,7 +102,9 @@ class Launched:
             left = tuple(" ".join(p.cmdline()) for p in self.processes())
         except subprocess.TimeoutExpired:
             self.kill_all()
-            pytest.fail(f"not ended after {timeout_s:g} s: {self.process.args}\n{self.said()}\n{self.told()}")
+            pytest.fail(
+                f"not ended after {timeout_s:g} s: {self.process.args!r}\n{self.said()}\n{self.told()}"
+            )
         finally:
             self.kill_all()
             self.process.wait()
@@ -186,6 +189,7 @@ def _environment(process: psutil.Process) -> dict[str, str]:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return {}
-        return process.environ()
+        found: dict[str, str] = process.environ()
     except psutil.Error:
         return {}
+    return found

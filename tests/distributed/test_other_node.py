@@ -56,7 +56,7 @@ def test_ranks_of_another_node_work_with_copies_that_are_gone_afterwards(tmp_pat
         assert log.startswith(f"evaluated by {scratch}/disttune-")
     assert {r.rank for r in records(tmp_path / "run", ResultRecord)} == {0, 1, 2}
     assert {row["status"] for row in table(tmp_path / "run")} == {"ok"}
-    assert os.listdir(scratch) == []
+    assert list(scratch.iterdir()) == []
 
 
 def test_rank_on_a_node_of_another_name_gets_the_files_and_shares_the_replica(tmp_path: Path):
@@ -71,4 +71,27 @@ def test_rank_on_a_node_of_another_name_gets_the_files_and_shares_the_replica(tm
     assert ended.code == 3, ended.text
     assert f"evaluated by {job.parent}/eval.py" in logs[0]
     assert f"evaluated by {scratch}/disttune-" in logs[1]
-    assert os.listdir(scratch) == []
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(("master_works", "code"), [("true", 3), ("false", 2)])
+def test_rank_that_cannot_load_the_users_code_is_named_and_others_do_its_work(
+    tmp_path: Path, master_works: str, code: int
+):
+    job = make_job(tmp_path / "job", "time.sleep(0.2)")
+    evaluation = job.with_name("eval.py")
+    evaluation.write_text(
+        f"import os\nif os.environ['DISTTUNE_NODE'] == 'b': import snpe\n{evaluation.read_text()}"
+    )
+    tune = disttune("tune", job, "-o", tmp_path / "run", "--set", f"runtime.master_works={master_works}")
+    named = [["-np", "1", "-x", f"DISTTUNE_NODE={name}", *tune] for name in "ab"]
+
+    ended = run([find_mpirun(), *named[0], ":", *named[1]])
+
+    assert ended.code == code, ended.text
+    assert "No module named 'snpe'" in ended.text
+    if code == 3:
+        assert "warning: rank 1 takes no further part: " in ended.stdout
+        assert {row["status"] for row in table(tmp_path / "run")} == {"ok"}
+    else:
+        assert "disttune: no rank is left that can run trials. Rank 1: " in ended.stderr

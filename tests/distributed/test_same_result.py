@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,15 +14,15 @@ from tests.distributed.launch import Ended, disttune, mpirun, run
 
 # Evaluations that take different times, so that results arrive in another order than they are proposed.
 UNEVEN = "time.sleep(0.002 * (7 * n % 16))"
-JOBS = {
-    "exhaustive, static or dynamic": dict(
-        quantization='approach = "auto"', max_trials=18, tolerable_loss=0.0084, ranks=(1, 2, 4)
-    ),
-    "random, to the first that meets the goal": dict(
-        strategy="random", seed=2, max_trials=16, stop_at="goal", tolerable_loss=0.0106, ranks=(2, 3)
-    ),
-    "default": dict(strategy="default", tolerable_loss=0.5, ranks=(2,)),
-}
+JOBS: dict[str, dict[str, Any]] = {
+    "exhaustive, static or dynamic": {
+        "ranks": (1, 2, 4), "quantization": 'approach = "auto"', "max_trials": 18, "tolerable_loss": 0.0084,
+    },
+    "random, to the first that meets the goal": {
+        "ranks": (2, 3), "strategy": "random", "seed": 2, "stop_at": "goal", "tolerable_loss": 0.0106,
+    },
+    "default": {"ranks": (2,), "strategy": "default", "tolerable_loss": 0.5},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=JOBS, ids=list(JOBS))
@@ -30,7 +31,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("job")
     options = dict(JOBS[request.param])
     ranks = options.pop("ranks")
-    job = make_job(folder, UNEVEN, **options)  # type: ignore[arg-type]
+    job = make_job(folder, UNEVEN, **options)
     codes = {"local": run(disttune("tune", job, "-o", folder / "local")).code}
     for n in ranks:
         codes[str(n)] = run(mpirun(n, "tune", job, "-o", folder / str(n))).code

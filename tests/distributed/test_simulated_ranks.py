@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from disttune.quantize.graph import prepare, read_model
 from disttune.quantize.summary import summarize
 from disttune.report.files import trials_csv
 from disttune.runtime.listener import Silent
+from disttune.runtime.messages import ToMaster
 from disttune.runtime.recording import JournalRecording
 from disttune.runtime.records import Record
 from disttune.runtime.search import Search
@@ -29,9 +31,9 @@ from tests.distributed.jobs import make_job, records, rows, table
 from tests.distributed.launch import mpirun, run
 
 UNREACHED = Outcome("ok", (9.9,), size_bytes=1, n_quantized=4)  # better than all, and must not count
-JOBS = {
-    "to the budget": dict(quantization='approach = "auto"', max_trials=18, tolerable_loss=0.0084),
-    "to the goal": dict(strategy="random", seed=2, stop_at="goal", tolerable_loss=0.0106),
+JOBS: dict[str, dict[str, Any]] = {
+    "to the budget": {"quantization": 'approach = "auto"', "max_trials": 18, "tolerable_loss": 0.0084},
+    "to the goal": {"strategy": "random", "seed": 2, "stop_at": "goal", "tolerable_loss": 0.0106},
 }
 
 
@@ -68,6 +70,7 @@ class RecordedRun:
             search.join(rank, f"node-{rank // 8}")
         while not search.done:
             for envelope in transport.receive(1.0):
+                assert isinstance(envelope.message, ToMaster)
                 search.receive(envelope.source, envelope.message)
             search.poll()
         return rows(trials_csv(scheduler.history.trials, ["evaluate"]))
@@ -97,7 +100,7 @@ def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     job = make_job(folder, **JOBS[request.param])
     run(mpirun(2, "tune", job, "-o", folder / "run"))
     ops = space_of(load_job(job)).ops
-    return RecordedRun(load_job(job), folder / "run", JournalRecording(records(folder / "run"), ops))
+    return RecordedRun(load_job(job), folder / "run", JournalRecording(records(folder / "run", Record), ops))
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 7, 64, 1000])

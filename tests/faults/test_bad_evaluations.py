@@ -62,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "one": disttune("tune", job, "-o", folder / "one"),
         "two": mpirun(2, "tune", job, "-o", folder / "two"),
     }
-    for name, command in commands.items():
+    for command in commands.values():
         ended = run(command)
         assert ended.code == 3, ended.text
         assert "Traceback" not in ended.text
@@ -87,7 +87,6 @@ def test_rows_are_the_same_on_two_ranks(runs: dict[str, Path]):
 @pytest.mark.parametrize("ranks", ["one", "two"])
 def test_last_lines_of_standard_error_are_kept_with_a_row_that_failed(runs: dict[str, Path], ranks: str):
     for result in records(runs[ranks], ResultRecord):
-        assert isinstance(result, ResultRecord)
         if result.status != "ok" and result.trial != 10:
             assert result.stderr_tail.startswith(f"trial {result.trial} begins")
         assert len(result.stderr_tail) < 10_000
@@ -95,16 +94,16 @@ def test_last_lines_of_standard_error_are_kept_with_a_row_that_failed(runs: dict
 
 @pytest.mark.parametrize("ranks", ["one", "two"])
 def test_segfault_names_the_line_of_the_evaluation(runs: dict[str, Path], ranks: str):
-    (crashed,) = [r for r in records(runs[ranks], ResultRecord) if r.trial == 7]  # type: ignore[attr-defined]
+    (crashed,) = [r for r in records(runs[ranks], ResultRecord) if r.trial == 7]
 
     line = EVALUATION.replace("BODY\n", BODY).splitlines().index("    case 7: ctypes.string_at(0)") + 1
-    assert f'eval.py", line {line} in evaluate' in crashed.stderr_tail  # type: ignore[attr-defined]
+    assert f'eval.py", line {line} in evaluate' in crashed.stderr_tail
 
 
 @pytest.mark.parametrize("ranks", ["one", "two"])
 def test_noise_is_cut_in_journal_and_log(runs: dict[str, Path], ranks: str):
-    (noisy,) = [r for r in records(runs[ranks], ResultRecord) if r.trial == 10]  # type: ignore[attr-defined]
+    (noisy,) = [r for r in records(runs[ranks], ResultRecord) if r.trial == 10]
 
-    assert noisy.stderr_tail.endswith("line")  # type: ignore[attr-defined]
+    assert noisy.stderr_tail.endswith("line")
     assert all(log.stat().st_size < LIMIT_BYTES + 1000 for log in (runs[ranks] / "logs").iterdir())
     assert (runs[ranks] / "journal.jsonl").stat().st_size < 100_000

@@ -147,7 +147,7 @@ def test_repeats_in_a_row_end_the_stage_and_the_next_one_runs():
 
 def test_a_strategy_that_yields_no_stage_is_named():
     strategy = Listed("nonsense")
-    with pytest.raises(UserCodeError, match="Listed.*must yield Stage"):
+    with pytest.raises(UserCodeError, match=r"Listed.*must yield Stage"):
         simulate(SimulatedJob(lambda: strategy, SPACE, lambda c: 0.5))
 
 

@@ -1,0 +1,347 @@
+"""The search on simulated ranks: told once it is on disk, exports of the best, lost ranks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from disttune.config.errors import DisttuneError
+from disttune.runtime.listener import Silent
+from disttune.runtime.messages import (
+    Alive,
+    Envelope,
+    Export,
+    Exported,
+    Heard,
+    RankLost,
+    Refused,
+    RunTask,
+    StageDone,
+    ToAgent,
+    ToMaster,
+    Unusable,
+)
+from disttune.runtime.records import (
+    CommitRecord,
+    DeadlineRecord,
+    ExportRecord,
+    FinishRecord,
+    ProposalRecord,
+    Record,
+    ResultRecord,
+)
+from disttune.runtime.search import Search
+from disttune.runtime.transport.simulated import SimulatedRun, SimulatedTransport
+from disttune.schedule.exit_policy import ExitPolicy
+from disttune.schedule.outcome import Outcome
+from disttune.space.candidate import Candidate
+from disttune.strategy import Stage
+from disttune.strategy.trial import Trial
+from tests.simulated import Listed, SimulatedJob, small_space
+
+SPACE = small_space(4)
+BEST = Path("/run/best.onnx")
+
+
+@dataclass
+class Disk:
+    """A journal whose records are durable only when a test says so, or at once."""
+
+    at_once: bool = True
+    kept: list[Record] = field(default_factory=list)
+    durable: int = 0
+
+    def append(self, record: Record) -> int:
+        self.kept.append(record)
+        if self.at_once:
+            self.sync()
+        return len(self.kept)
+
+    def sync(self) -> None:
+        self.durable = len(self.kept)
+
+    def of(self, kind: type[Record]) -> list[Record]:
+        return [r for r in self.kept if isinstance(r, kind)]
+
+
+class Told(Silent):
+    """Remembers commits and warnings."""
+
+    def __init__(self) -> None:
+        self.commits: list[tuple[int, int | None]] = []
+        self.warnings: list[str] = []
+
+    def committed(self, trial: Trial, best: Trial | None) -> None:
+        self.commits.append((trial.number, best.number if best else None))
+
+    def warned(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+class Ranks(SimulatedTransport):
+    """Simulated ranks that keep what they are sent; exports are answered as told, after a second."""
+
+    def __init__(self, n_ranks: int, run: Callable[..., SimulatedRun], export: Callable[[Export], ToMaster]):
+        super().__init__(n_ranks, run)
+        self.sent: list[tuple[int, ToAgent | ToMaster]] = []
+        self._export = export
+
+    def send(self, to: int, message: ToAgent | ToMaster) -> None:
+        self.sent.append((to, message))
+        super().send(to, message)
+        if isinstance(message, Export):
+            self._push(self.now_s() + 1.0, Envelope(0, self._export(message)))
+
+    def of(self, kind: type) -> list[object]:
+        return [m for _, m in self.sent if isinstance(m, kind)]
+
+
+def written(message: Export) -> ToMaster:
+    return Exported(message.trial, f"model {message.candidate.digest}", message.path)
+
+
+class Scene:
+    """A search over candidates with these metrics, the goal being 0.9.
+
+    Args:
+        metrics: one for each trial, in order.
+        ranks: of the job.
+        join: how many of them are ready at the start.
+        evaluation_s: of each trial.
+        options: of `Search`, or of the policy.
+    """
+
+    def __init__(self, *metrics: float, ranks: int = 1, join: int | None = None, disk: Disk | None = None,
+                 export: Callable[[Export], ToMaster] = written, trial_timeout_s: float | None = 60.0,
+                 exported: str | None = None, lost_after_s: float = float("inf"),
+                 policy: ExitPolicy | None = None):  # fmt: skip
+        self.disk, self.told = disk or Disk(), Told()
+        self.values = dict(zip(SPACE, metrics, strict=False))
+        self.transport = Ranks(ranks, self._run, export)
+        job = SimulatedJob(lambda: Listed(Stage("all", list(self.values))), SPACE, lambda c: 0.0,
+                           policy=policy or ExitPolicy("budget"))  # fmt: skip
+        self.search = Search(
+            job.scheduler(), self.transport, self.disk, self.told, trial_timeout_s,
+            best_path=BEST, exported=exported, lost_after_s=lost_after_s,
+        )  # fmt: skip
+        self.search.start()
+        for rank in range(ranks if join is None else join):
+            self.search.join(rank, "node")
+
+    def _run(self, item: Candidate, rank: int, n_before: int) -> SimulatedRun:
+        value, digest = self.values[item], f"model {item.digest}"
+        outcome = Outcome("ok", (value,), model_digest=digest, size_bytes=9, n_quantized=4, rank=rank)
+        return SimulatedRun(outcome, build_s=0.5, evaluation_s=1.0)
+
+    def step(self, seconds: float = 0.25) -> None:
+        for envelope in self.transport.receive(seconds):
+            self.search.receive(envelope.source, envelope.message)
+        self.search.poll()
+
+    def run(self, seconds: float = 100.0) -> "Scene":
+        """Until the end, or for so long."""
+        until_s = self.transport.now_s() + seconds
+        while not self.search.done and self.transport.now_s() < until_s:
+            self.step()
+        return self
+
+    def exports(self) -> list[int]:
+        return [m.trial for m in self.transport.of(Export)]
+
+
+# What is on disk before it counts
+
+
+def test_a_commit_is_told_only_when_its_result_is_on_disk():
+    scene = Scene(0.95, disk=Disk(at_once=False))
+    scene.run(10)
+    assert len(scene.disk.of(ResultRecord)) == 1
+    assert scene.told.commits == []
+    assert scene.exports() == []
+
+    scene.disk.sync()
+    scene.run(10)
+
+    assert scene.told.commits == [(0, 0)]
+    assert scene.exports() == [0]
+
+
+def test_handing_out_does_not_wait_for_the_disk():
+    scene = Scene(0.1, 0.2, 0.3, 0.4, ranks=2, disk=Disk(at_once=False)).run(20)
+
+    rank_1 = [m.task for to, m in scene.transport.sent if to == 1 and isinstance(m, RunTask)]
+    assert len(rank_1) >= 2
+
+
+def test_a_search_ends_only_when_all_of_it_is_on_disk():
+    disk = Disk(at_once=False)
+    scene = Scene(0.95, disk=disk, policy=ExitPolicy("goal")).run(10)
+    assert not scene.search.done
+
+    for _ in range(5):
+        disk.sync()
+        scene.run(2)
+
+    assert scene.search.done
+    assert disk.of(FinishRecord) == [disk.kept[-1]]
+
+
+def test_a_trial_is_proposed_before_it_is_handed_out_and_settled_before_it_is_committed():
+    scene = Scene(0.5, 0.95).run()
+
+    kinds = [
+        type(r).__name__
+        for r in scene.disk.kept
+        if isinstance(r, ProposalRecord | ResultRecord | CommitRecord)
+    ]
+    assert kinds == ["ProposalRecord", "ProposalRecord", "ResultRecord", "CommitRecord", "ResultRecord",
+                     "CommitRecord"]  # fmt: skip
+
+
+# Export
+
+
+def test_the_best_is_exported_at_each_improvement():
+    scene = Scene(0.2, 0.1, 0.5, 0.95, 0.96).run()
+
+    assert scene.exports() == [0, 2, 3]  # 0.95 meets the goal first
+    assert [r.trial for r in scene.disk.of(ExportRecord)] == [0, 2, 3]
+    assert scene.search.finish.status == "goal_met"
+
+
+def test_an_export_goes_before_the_next_trial_of_rank_0():
+    scene = Scene(0.2, 0.5, 0.95).run()
+
+    order = [type(m).__name__ for _, m in scene.transport.sent if isinstance(m, RunTask | Export)]
+    assert order == ["RunTask", "Export"] * 3
+
+
+def test_the_search_waits_for_the_last_export():
+    scene = Scene(0.95, policy=ExitPolicy("goal"))
+    while not scene.exports():
+        scene.step()
+    asked_s = scene.transport.now_s()
+    assert not scene.search.done
+
+    scene.run()
+
+    assert scene.transport.now_s() >= asked_s + 1.0
+    assert isinstance(scene.disk.kept[-2], ExportRecord)
+    assert isinstance(scene.disk.kept[-1], FinishRecord)
+
+
+def test_what_the_file_holds_already_is_not_exported_again():
+    scene = Scene(0.95, exported=SPACE[0].digest, policy=ExitPolicy("goal")).run()
+
+    assert scene.search.done
+    assert scene.exports() == []
+
+
+def test_a_model_that_comes_out_different_is_told():
+    scene = Scene(0.95, export=lambda m: Exported(m.trial, "another model", m.path)).run()
+
+    assert len(scene.told.warnings) == 1
+    assert "trial 0 was built again for export and came out different" in scene.told.warnings[0]
+
+
+def test_an_export_that_is_refused_is_told_and_stops_nothing_before_the_end():
+    scene = Scene(0.95, 0.5, export=lambda m: Refused("Export", "disk full; make room", 2))
+
+    with pytest.raises(DisttuneError, match="disk full; make room"):
+        scene.run()
+
+    assert scene.told.commits == [(0, 0), (1, 0)]
+    assert "disk full; make room" in scene.told.warnings
+    assert scene.disk.of(FinishRecord) == []  # the same command goes on from here
+
+
+# Ranks
+
+
+def test_a_lost_rank_gives_its_trial_to_another():
+    scene = Scene(0.1, 0.2, 0.3, ranks=2)
+    scene.step()
+
+    scene.search.receive(1, RankLost("its node is gone"))
+    scene.run()
+
+    assert scene.told.commits == [(0, 0), (1, 1), (2, 2)]
+    assert scene.told.warnings == ["rank 1 takes no further part: its node is gone. Its work goes to others."]
+
+
+@pytest.mark.parametrize("message", [RankLost("gone"), Unusable("no memory")])
+def test_without_ranks_the_job_ends_with_the_mend(message):
+    scene = Scene(0.1)
+
+    with pytest.raises(
+        DisttuneError, match="no rank is left that can run trials; run the same command again"
+    ):
+        scene.search.receive(0, message)
+
+
+def test_a_rank_that_is_silent_for_too_long_counts_as_lost():
+    scene = Scene(0.1, 0.2, 0.3, ranks=2, lost_after_s=30.0)
+    scene.transport.send = lambda to, message: None  # type: ignore[method-assign]
+    for _ in range(130):
+        scene.search.receive(0, Alive())
+        scene.step()
+
+    assert scene.told.warnings == [
+        "rank 1 takes no further part: nothing was heard of it for 30 s. Its work goes to others."
+    ]
+
+
+def test_a_sign_of_life_is_answered():
+    scene = Scene(0.1)
+
+    scene.search.receive(0, Alive())
+
+    assert scene.transport.of(Heard) == [Heard()]
+
+
+def test_every_rank_is_told_of_a_stage_that_has_ended():
+    scene = Scene(0.5, 0.95, ranks=3).run()
+
+    done = [(to, m) for to, m in scene.transport.sent if isinstance(m, StageDone)]
+    assert done == [(rank, StageDone(0, "all", 1, 0.95, True)) for rank in range(3)]
+
+
+# The deadline, where no baseline was measured
+
+
+def test_only_one_rank_works_until_an_evaluation_has_shown_how_long_it_takes():
+    scene = Scene(0.1, 0.2, 0.3, 0.4, ranks=3, trial_timeout_s=None)
+    scene.run(1.0)
+    assert [to for to, m in scene.transport.sent if isinstance(m, RunTask)] == [0]
+    assert scene.transport.of(RunTask)[0].evaluation_timeout_s == 3600.0
+
+    scene.run()
+
+    assert {to for to, m in scene.transport.sent if isinstance(m, RunTask)} == {0, 1, 2}
+    assert [r.trial_timeout_s for r in scene.disk.of(DeadlineRecord)] == [60.0]
+    assert {m.evaluation_timeout_s for m in scene.transport.of(RunTask)[1:]} == {60.0}
+
+
+def test_when_that_rank_is_lost_the_next_one_takes_its_place():
+    scene = Scene(0.1, 0.2, 0.3, ranks=3, trial_timeout_s=None)
+    scene.run(1.0)
+
+    scene.search.receive(0, RankLost("killed"))
+    scene.search.receive(1, RankLost("killed as well"))
+    scene.run()
+
+    assert scene.told.commits == [(0, 0), (1, 1), (2, 2)]
+    assert scene.search.done
+
+
+def test_an_interrupt_hands_out_nothing_more_and_keeps_what_ends_in_time():
+    scene = Scene(0.1, 0.2, 0.3, 0.4, ranks=1)
+    scene.run(0.5)
+
+    scene.search.interrupt(grace_s=10.0)
+    scene.run()
+
+    assert (scene.search.finish.status, scene.search.finish.stop_reason) == ("interrupted", "signal")
+    assert scene.told.commits == [(0, 0)]
+    assert scene.exports() == [0]
