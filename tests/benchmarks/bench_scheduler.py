@@ -21,10 +21,11 @@ def job(n_trials: int) -> SimulatedJob:
     )
 
 
+COLUMNS = ("trials", "workers", "deaths", "checked", "us/event", "efficiency", "in order")
+
+
 def main() -> None:
-    print(
-        f"{'trials':>8} {'workers':>8} {'deaths':>7} {'checked':>8} {'us/event':>9} {'efficiency':>11} {'in order':>9}"
-    )
+    print("".join(f"{name:>12}" for name in COLUMNS))
     for n_trials, n_workers, n_deaths, check in [
         (10_000, 1024, 0, False),
         (10_000, 1024, 100, False),
@@ -33,16 +34,13 @@ def main() -> None:
     ]:
         rng = random.Random(1)
         lost = {rank: rng.uniform(0, 4) for rank in rng.sample(range(1, n_workers), n_deaths)}
-        tried = job(n_trials)
         started = time.perf_counter()
-        result = simulate(tried, n_workers, lost, nodes=max(1, n_workers // 8), check=check)
-        seconds = time.perf_counter() - started
+        result = simulate(job(n_trials), n_workers, lost, nodes=max(1, n_workers // 8), check=check)
+        us_per_event = (time.perf_counter() - started) / result.n_events * 1e6
         in_order = [row[0] for row in result.table] == list(range(n_trials))
-        bound = result.busy_s / (n_workers - n_deaths)
-        print(
-            f"{n_trials:>8} {n_workers:>8} {n_deaths:>7} {check!s:>8} {seconds / result.n_events * 1e6:>9.1f} "
-            f"{bound / result.time_s:>11.3f} {in_order!s:>9}"
-        )
+        efficiency = result.busy_s / (n_workers - n_deaths) / result.time_s
+        cells = (n_trials, n_workers, n_deaths, check, f"{us_per_event:.1f}", f"{efficiency:.3f}", in_order)
+        print("".join(f"{cell!s:>12}" for cell in cells))
 
 
 if __name__ == "__main__":
