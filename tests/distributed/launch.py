@@ -99,7 +99,7 @@ class Launched:
         """How it ended. When the time is over, everything that is left of it is, and the test fails."""
         try:
             code = self.process.wait(timeout_s)
-            left = tuple(" ".join(p.cmdline()) for p in self.processes())
+            left = tuple(line for p in self.processes() if (line := _command_line(p)))
         except subprocess.TimeoutExpired:
             self.kill_all()
             pytest.fail(
@@ -174,6 +174,14 @@ def kill(process: psutil.Process) -> bool:
     except psutil.NoSuchProcess:
         return False
     return True
+
+
+def _command_line(process: psutil.Process) -> str:
+    """Of a process that still runs, else nothing."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _runs(process: psutil.Process, module: str) -> bool:
