@@ -18,6 +18,7 @@ from typing import Any
 from disttune.evaluate.user_code import files_digest
 
 MAX_ITEMS = 10_000  # of a container that count; beyond that its length
+PLAIN = (bool, int, float, complex, str, bytes)
 PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 
 
@@ -88,8 +89,8 @@ class _Walk:
         elif isinstance(value, type):
             if is_users(value):
                 self.parts[f"{name}.py"] = _source(value)
-        elif callable(value):
-            self._function(name, value)
+        elif callable(value) or is_users(type(value)):
+            self._object(name, value)
         else:
             self._value(name, value)
 
@@ -109,18 +110,19 @@ class _Walk:
         if is_users(module) and file is not None and Path(file).is_file():
             self.parts[f"{name}.py"] = Path(file).read_bytes()
 
-    def _function(self, name: str, function: Any) -> None:
-        wraps = isinstance(function, functools.partial | MethodType)
-        if id(function) in self._seen or not (wraps or is_users(function)):
+    def _object(self, name: str, thing: Any) -> None:
+        """A function, or an object of a class of the user's."""
+        wraps = isinstance(thing, functools.partial | MethodType)
+        if id(thing) in self._seen or not (wraps or is_users(thing)):
             return
-        self._seen[id(function)] = function
+        self._seen[id(thing)] = thing
         if not wraps:
-            self.parts[f"{name}.py"] = _source(function)
-        for used, value in used_by(function):
+            self.parts[f"{name}.py"] = _source(thing)
+        for used, value in used_by(thing):
             self.visit(f"{name}.{used}", value)
 
     def _value(self, name: str, value: object) -> None:
-        if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        if value is None or isinstance(value, PLAIN):
             self.parts[name] = repr(value).encode("utf-8", "surrogatepass")
         elif hasattr(value, "tobytes") and hasattr(value, "dtype"):
             head = f"{value.dtype}{getattr(value, 'shape', ())}"
@@ -135,7 +137,7 @@ def _items(value: Any) -> list[tuple[object, object]]:
 
 
 def _source(thing: Any) -> bytes:
-    """Source of a function or class; code of what has none, and of a lambda, whose lines hold more."""
+    """Source of a function or class; code of what has none (and of a lambda, whose lines hold more)."""
     if not isinstance(thing, FunctionType | type):
         thing = type(thing)
     try:
@@ -144,7 +146,11 @@ def _source(thing: Any) -> bytes:
             return textwrap.dedent(inspect.getsource(source)).encode()
     except (OSError, TypeError):
         pass
-    return _code(thing.__code__) if isinstance(thing, FunctionType) else thing.__qualname__.encode()
+    if isinstance(thing, FunctionType):
+        return _code(thing.__code__)
+    code = [(n, _source(v)) for n, v in vars(thing).items() if isinstance(v, FunctionType)]
+    plain = [(n, v) for n, v in vars(thing).items() if isinstance(v, PLAIN) and not n.startswith("__")]
+    return repr((code, plain)).encode("utf-8", "surrogatepass")
 
 
 def _code(code: CodeType) -> bytes:

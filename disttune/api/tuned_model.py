@@ -29,6 +29,10 @@ def tuned_model_of(files: dict[str, bytes], result: TuningResult, providers: Seq
     Raises:
         DisttuneError: no trial gave a model with a metric.
     """
+    if "best.onnx" not in files and result.status == "interrupted":
+        error = DisttuneError("interrupted before a trial had a metric; the same call again goes on")
+        error.exit_code = result.exit_code
+        raise error
     if "best.onnx" not in files:
         reasons = (
             "; ".join(dict.fromkeys(t.reason.splitlines()[0] for t in result.trials if t.reason))

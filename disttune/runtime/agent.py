@@ -351,6 +351,8 @@ class Agent:
             task, self._special = self._special, None
             name = TASK_NAMES[type(task)]
             text = f"{name} failed: {death.reason}"
+            if isinstance(task, Prepare | MeasureBaseline):
+                text += ". It runs your code: call that outside of disttune to see why"
             self._tell(Refused(type(task).__name__, _with_tail(text, death.stderr_tail), exit_code=2))
         if self._deaths_in_a_row > MAX_DEATHS_IN_A_ROW:
             text = f"the trial process cannot be kept running: {death.reason}"

@@ -1,6 +1,5 @@
-"""The scratch folder of a rank that does not share rank 0's disk: the user's files are written there."""
+"""Scratch folders: for the user's files on a rank without rank 0's disk, and for a trial process's own files."""
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -22,12 +21,16 @@ class Scratch:
             DataError: a path would leave the folder.
         """
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="disttune-", dir=os.environ.get("SLURM_TMPDIR")))
+            self._folder = make_folder()
         write_files(files, self._folder)
         return self._folder
 
     def remove(self) -> None:
         if self._folder is not None:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(self._folder)
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def make_folder() -> Path:
+    """A new folder on the fastest disk of this node that the batch system names, else in the usual place."""
+    return Path(tempfile.mkdtemp(prefix="disttune-", dir=os.environ.get("SLURM_TMPDIR")))

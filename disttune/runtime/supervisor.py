@@ -8,6 +8,7 @@ end with it.
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from disttune.runtime.pipe import Pipe, PipeClosedError
+from disttune.runtime.scratch import make_folder
 from disttune.runtime.trial_output import TrialOutput
 
 MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPICH_", "I_MPI_", "HYDRA_", "MV2_")
@@ -51,8 +53,11 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Pipe | None = None
         self._output = TrialOutput()
+        self._temporary: Path | None = None  # what it leaves there when it is ended goes with it
 
     def start(self) -> None:
+        with contextlib.suppress(OSError):  # no room: it says so itself, when it needs some
+            self._temporary = make_folder()
         ours, theirs = socket.socketpair()
         command = [
             sys.executable,
@@ -66,7 +71,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=trial_environment(),
+            env=trial_environment(self._temporary),
             pass_fds=(theirs.fileno(),),
             start_new_session=True,
         )
@@ -137,7 +142,9 @@ class Supervisor:
         assert self._pipe is not None
         self._output.close()
         self._pipe.close()
-        self._process = self._pipe = None
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+        self._process = self._pipe = self._temporary = None
 
     def _over_memory(self) -> bool:
         return self.memory_limit_bytes is not None and self._anonymous_bytes() > self.memory_limit_bytes
@@ -158,10 +165,15 @@ class Supervisor:
         return f"used more than tuning.memory_limit = {limit:.0f} MiB: raise it, or evaluate less at a time"
 
 
-def trial_environment() -> dict[str, str]:
-    """The environment of a trial process: without MPI's variables, BLAS on one thread."""
+def trial_environment(temporary: Path | None = None) -> dict[str, str]:
+    """The environment of a trial process: without MPI's variables, BLAS on one thread.
+
+    Args:
+        temporary: folder for its temporary files; None leaves them in the usual place.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(MPI_PREFIXES)}
-    return kept | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"}
+    own = {"TMPDIR": str(temporary)} if temporary else {}
+    return kept | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"} | own
 
 
 def _explain(code: int | None) -> tuple[str, str]:

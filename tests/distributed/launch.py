@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 MARKER = "DISTTUNE_TEST_JOB"
 TIMEOUT_S = 60.0
 MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_")
+FILES_OF_MPI = ("ompi.", "prte", "pmix", "pmi")
 FOR_MPIRUN = {  # what it wants to be told to run as root, and more ranks than cores, without binding
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -36,7 +37,7 @@ class Ended:
     """How a command ended.
 
     Args:
-        left: command lines of its processes that went on after it.
+        left: command lines of its processes that went on after it, and its temporary files.
     """
 
     code: int
@@ -83,6 +84,8 @@ class Launched:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(MPI_PREFIXES)}
         path = os.pathsep.join(p for p in (str(ROOT), inherited.get("PYTHONPATH")) if p)
         own = {MARKER: self.marker, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+        self._temporary = Path(tempfile.mkdtemp(prefix="d-"))  # short: Open MPI makes sockets in there
+        own["TMPDIR"] = str(self._temporary)
         self._stdout = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -99,7 +102,8 @@ class Launched:
         """How it ended. When the time is over, everything that is left of it is, and the test fails."""
         try:
             code = self.process.wait(timeout_s)
-            left = tuple(line for p in self.processes() if (line := _command_line(p)))
+            files = [p.name for p in self._temporary.iterdir() if not p.name.startswith(FILES_OF_MPI)]
+            left = (*(line for p in self.processes() if (line := _command_line(p))), *files)
         except subprocess.TimeoutExpired:
             self.kill_all()
             pytest.fail(
@@ -108,6 +112,7 @@ class Launched:
         finally:
             self.kill_all()
             self.process.wait()
+            shutil.rmtree(self._temporary, ignore_errors=True)
         return Ended(code, self.said(), self.told(), left)
 
     def said(self) -> str:

@@ -11,7 +11,7 @@ from disttune.config.errors import JournalError, RunDirectoryError
 from disttune.runtime.journal import Journal, JournalContents, read_journal
 from disttune.runtime.records import JobRecord, Record
 from disttune.runtime.run_directory import RunDirectory, job_differences, version_differences
-from tests.runtime.sample_records import job_record, result_record
+from tests.runtime.sample_records import job_record, one_of_each, result_record
 
 JOB_TEXT = 'strategy = "random"\n'
 OUTPUTS = ("result.json", "trials.csv", "best.onnx", "best.onnx.data", "report.html",
@@ -145,6 +145,36 @@ def test_another_job_is_refused_with_both_values_and_nothing_changes(tmp_path: P
         "Give another directory with -o, or start anew in this one with --fresh (its results are removed)."
     )
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+
+
+def test_another_job_in_which_nothing_was_measured_gives_way(tmp_path: Path):
+    baseline, stage = one_of_each()[2], one_of_each()[4]
+    run(tmp_path, None, baseline, stage)
+    put(tmp_path, ("result.json", "logs/rank-0.log", "notes.txt"))
+    other = job_record(code_digest="ab" * 16)
+
+    found = run(tmp_path, other, result_record(0))
+
+    assert [type(r) for r in found.records[1:]] == [type(baseline), type(stage)]
+    assert read_journal(tmp_path / "journal.jsonl").records == (other, result_record(0))
+    assert files(tmp_path) == {"journal.jsonl", "job.toml", "notes.txt"}
+
+
+def test_the_contents_after_adopt_are_those_of_the_job_that_goes_on(tmp_path: Path):
+    run(tmp_path, None, one_of_each()[2])
+    with RunDirectory(tmp_path) as directory:
+        directory.open()
+        assert len(directory.contents.records) == 2
+        other = job_record(code_digest="ab" * 16)
+        directory.adopt(other, JOB_TEXT).close()
+        assert directory.contents.records == (other,)
+
+
+@pytest.mark.parametrize("record", [6, 7], ids=["probe", "trial"])
+def test_one_measurement_is_enough_to_keep_a_job(tmp_path: Path, record: int):
+    run(tmp_path, None, one_of_each()[record])
+    with pytest.raises(RunDirectoryError, match="holds another job"):
+        run(tmp_path, job_record(code_digest="ab" * 16))
 
 
 @pytest.mark.parametrize("name", ["model_digest", "data_digest", "code_digest"])
