@@ -61,7 +61,7 @@ def listening_to_signals(handle: Callable[[int, FrameType | None], None]) -> Ite
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not set from Python
 
 
 def run_master(

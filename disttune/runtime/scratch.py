@@ -1,4 +1,4 @@
-"""Scratch folders: for the user's files on a rank without rank 0's disk, and for a trial process's own files."""
+"""Scratch folders: for the user's files on a rank without rank 0's disk, and for a trial process's own."""
 
 import os
 import shutil

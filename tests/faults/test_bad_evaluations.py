@@ -12,6 +12,7 @@ from tests.distributed.launch import disttune, mpirun, run
 BODY = '''
 import ctypes, subprocess
 print(f"trial {n} begins", file=sys.stderr)
+if n >= 5: os.fspath(model)  # written to a temporary file
 match n:
     case 1: raise ValueError("bad shape")
     case 2: return float("nan")
@@ -23,8 +24,8 @@ match n:
     case 8:
         hoard = []
         while True:
-            hoard.append(np.ones(2**20))
-            time.sleep(0.01)
+            hoard.append(np.ones(2**23))
+            time.sleep(0.05)
     case 9: sys.exit(3)
     case 10:
         for _ in range(25): os.write(2, b"x" * 10**6)
@@ -41,7 +42,7 @@ EXPECTED = {  # trial: status, and a part of the reason
     2: ("failed", "nan"),
     3: ("failed", "None"),
     4: ("failed", "'0.9'"),
-    5: ("timeout", "longer than 1.5 s (tuning.trial_timeout)"),
+    5: ("timeout", "longer than 3 s (tuning.trial_timeout)"),
     6: ("crashed", "exit code 7"),
     7: ("crashed", "SIGSEGV"),
     8: ("out_of_memory", "tuning.memory_limit = 400 MiB"),
@@ -57,7 +58,7 @@ EXPECTED = {  # trial: status, and a part of the reason
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same job of misbehaving evaluations on one process and on two ranks."""
     folder = tmp_path_factory.mktemp("job")
-    job = make_job(folder, BODY, max_trials=14, trial_timeout=1.5, memory_limit="400 MiB")
+    job = make_job(folder, BODY, max_trials=14, trial_timeout=3.0, memory_limit="400 MiB")
     commands = {
         "one": disttune("tune", job, "-o", folder / "one"),
         "two": mpirun(2, "tune", job, "-o", folder / "two"),

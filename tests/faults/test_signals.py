@@ -90,7 +90,7 @@ def test_job_that_was_stopped_for_a_while_goes_on_as_if_nothing_had_been(undistu
     """Longer than a rank may be silent: nobody counts as lost, and no trial is out of time."""
     path = undisturbed.parent / "stopped"
     limits = ["runtime.heartbeat=0.2", "runtime.lost_after=2.5", "runtime.master_silent=2.5"]
-    limits.append("tuning.trial_timeout=1.5")
+    limits.append("tuning.trial_timeout=2.5")
     settings = [part for limit in limits for part in ("--set", limit)]
     session = Launched(mpirun(2, "tune", undisturbed.parent / "job.toml", "-o", path, *settings))
     session.wait_for("trial 1 ")
