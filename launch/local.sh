@@ -58,7 +58,7 @@ set -m # a process group of its own, so that Ctrl-C reaches mpirun through us al
 child=$!
 set +m
 trap 'ask_to_end INT' INT
-trap 'ask_to_end TERM' TERM USR1
+trap 'ask_to_end TERM' TERM USR1 HUP
 while :; do
     wait "$child"
     code=$?
@@ -69,5 +69,6 @@ if [[ $interrupts -gt 1 && $code -ge 128 ]]; then
 fi
 case $code in
     0 | 2 | 3 | 4 | 75 | 130) exit "$code" ;;
+    126 | 127 | 213) exit "$code" ;; # mpirun could not be started
 esac
 "$venv/bin/python" -m disttune exit-code "$code" -- "$@"

@@ -184,7 +184,7 @@ def _model_path(model: Any, path: Path) -> Path:
         raise InputError(f"model is a {type(model).__name__}; expected a path or a ModelProto")
     from disttune.quantize.export import save_model
 
-    file = path.absolute() / "cache" / "model.onnx"
+    file = path.absolute() / "input.onnx"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, file)

@@ -38,8 +38,10 @@ def command(name: str, hidden: bool = False) -> Callable[[Callable[..., Any]], C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given and not DEFAULT_JOB_FILE.is_file():
+        given = ["--help"]
     if (given and given[0] not in COLLECTIVE) or "--help" in given:
-        return _run(given)
+        return _run(given) if _launched_rank() == 0 else 0
     code = _serve() if _launched_rank() > 0 else _run(given)
     _leave(code)
     return code

@@ -92,7 +92,11 @@ class QuantizationSection(Section):
     approach: Literal["static", "dynamic", "auto", "weight_only"] = Field(
         default="static", description="static (calibrated), dynamic, auto (both), or weight_only."
     )
-    engine: Text = Field(default="reference", description="What builds the quantized models.")
+    engine: Text = Field(
+        default="fast",
+        description="What builds the quantized models: fast (statistics once for all trials), or reference "
+        "(onnxruntime's own quantizer, slow).",
+    )
     placement: Literal["speed", "all"] | None = Field(
         default=None,
         description="speed: quantize what the provider runs fast; all: every op the space allows. "

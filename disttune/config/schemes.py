@@ -1,5 +1,6 @@
 """How one tensor and one operator are quantized: `Scheme` and `OpConfig`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self
 
@@ -14,10 +15,21 @@ GRANULARITIES = ("per_tensor", "per_channel", "per_group")
 # Threshold methods; a number after the colon is the method's parameter, e.g. "percentile:99.99".
 METHODS: dict[str, float | None] = {
     "minmax": None,
-    "percentile": 99.999,
+    "percentile": 99.999,  # percent of the values kept
     "entropy": None,
     "mse": None,
+    "ema": 0.01,  # share of the newest sample in the moving average
+    "sqnr": 3.0,  # weight of saturation against rounding
+    "lp": 2.4,  # power of the error
+    "pow2_nonoverflow": None,
+    "pow2_mse": None,
     "distribution": None,
+}
+_PARAMETER_RULES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "percentile": (lambda p: 0 < p <= 100, "a percentile is more than 0 and at most 100"),
+    "ema": (lambda c: 0 < c <= 1, "a share of the newest sample is more than 0 and at most 1"),
+    "sqnr": (lambda gamma: 1 <= gamma <= 1000, "a weight of saturation is at least 1 and at most 1000"),
+    "lp": (lambda p: 1 <= p <= 4, "a power is at least 1 and at most 4"),
 }
 Approach = Literal["static", "dynamic", "weight_only", "float"]
 
@@ -44,8 +56,9 @@ def parse_method(text: str) -> tuple[str, float | None]:
         parameter = float(number)
     except ValueError:
         raise InputError(f'threshold method "{text}": "{number}" is not a number') from None
-    if name == "percentile" and not 0 < parameter <= 100:
-        raise InputError(f'threshold method "{text}": a percentile is more than 0 and at most 100')
+    holds, rule = _PARAMETER_RULES[name]
+    if not holds(parameter):
+        raise InputError(f'threshold method "{text}": {rule}')
     return name, parameter
 
 
@@ -59,7 +72,7 @@ class Scheme:
         granularity: one scale for the tensor, for each channel, or for each group of a channel.
         group_size: elements of a group; only with "per_group".
         method: threshold method, a key of `METHODS`.
-        parameter: the method's parameter (percentile: percent of the mass kept), or None.
+        parameter: the method's parameter (percentile: percent of the mass kept); None: its default, or none.
     """
 
     dtype: str

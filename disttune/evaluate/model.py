@@ -14,7 +14,9 @@ import onnxruntime
 
 from disttune.config.errors import ModelError, TrialError
 from disttune.config.nearest import unknown_name
+from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.export import save_model
+from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 
 _SESSION_NAMES = frozenset(n for n in dir(onnxruntime.InferenceSession) if not n.startswith("_")) | {"_sess"}
@@ -29,22 +31,27 @@ class QuantizedModel(os.PathLike[str]):
     model will run with them) but for its number of threads, which sleep when there is nothing to do.
 
     Args:
-        proto: the model; it must not be changed.
+        source: the model, or a blueprint whose large tensors the session then shares with others; it must
+            not be changed.
         n_threads: threads for one run, > 0.
         providers: execution providers of onnxruntime, in their order. None of them is silently
             replaced by another.
         directory: the file is made in a folder of its own in here; None: in the system's place for
             temporary files.
+        shared: what is known of a blueprint's tensors.
     """
 
     def __init__(
         self,
-        proto: onnx.ModelProto,
+        source: onnx.ModelProto | Blueprint,
         n_threads: int = 1,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         directory: Path | None = None,
+        shared: SharedTensors | None = None,
     ):
-        self._proto = proto
+        self._blueprint = source if isinstance(source, Blueprint) else None
+        self._proto = None if isinstance(source, Blueprint) else source
+        self._shared = shared or SharedTensors()
         self._n_threads = n_threads
         self._providers = tuple(providers)
         self._directory = directory
@@ -55,13 +62,17 @@ class QuantizedModel(os.PathLike[str]):
 
     @property
     def proto(self) -> onnx.ModelProto:
+        if self._proto is None:
+            assert self._blueprint is not None
+            self._proto = self._blueprint.model()
         return self._proto
 
     @property
     def size_bytes(self) -> int:
         """Size as a file; of a model larger than 2 GB its tensors alone."""
         if self._size_bytes is None:
-            self._size_bytes = model_bytes(self._proto)
+            blueprint = self._blueprint
+            self._size_bytes = self._shared.size_bytes(blueprint) if blueprint else model_bytes(self.proto)
         return self._size_bytes
 
     @property
@@ -72,7 +83,7 @@ class QuantizedModel(os.PathLike[str]):
                 self._directory.mkdir(parents=True, exist_ok=True)
             folder = tempfile.mkdtemp(prefix="model-", dir=self._directory)
             self._remove_file = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            save_model(self._proto, Path(folder, "model.onnx"))
+            save_model(self.proto, Path(folder, "model.onnx"))
             self._path = Path(folder, "model.onnx")
         return self._path
 
@@ -87,8 +98,7 @@ class QuantizedModel(os.PathLike[str]):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self._n_threads
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            large = self.size_bytes >= LARGE_BYTES
-            source = str(self.path) if large else self._proto.SerializeToString()
+            source = self._session_source(options)
             try:
                 self._session = onnxruntime.InferenceSession(
                     source, options, providers=list(self._providers), enable_fallback=0
@@ -97,6 +107,21 @@ class QuantizedModel(os.PathLike[str]):
                 text = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise TrialError(f"onnxruntime cannot load the model: {text}") from error
         return self._session
+
+    def _session_source(self, options: onnxruntime.SessionOptions) -> str | bytes:
+        """What a session is made from; a blueprint's tensors are handed over in the options.
+
+        The provider takes a tensor without a copy only when it is named in both ways.
+        """
+        if self._blueprint is not None:
+            data, values = self._shared.session_parts(self._blueprint)
+            options.add_external_initializers(list(values), list(values.values()))
+            for name, value in values.items():
+                options.add_initializer(name, value)
+            return data
+        if self.size_bytes >= LARGE_BYTES:
+            return str(self.path)
+        return bytes(self.proto.SerializeToString())
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
@@ -107,7 +132,7 @@ class QuantizedModel(os.PathLike[str]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as plain ONNX, with external data beside it when it is larger than 2 GB."""
-        save_model(self._proto, Path(path))
+        save_model(self.proto, Path(path))
 
     def close(self) -> None:
         """Remove the file and end the session. Both come back when they are asked for again."""
@@ -133,7 +158,7 @@ class QuantizedModel(os.PathLike[str]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"QuantizedModel({len(self._proto.graph.node)} nodes, {self.size_bytes} bytes)"
+        return f"QuantizedModel({len(self.proto.graph.node)} nodes, {self.size_bytes} bytes)"
 
 
 def check_providers(providers: Sequence[str], where: str = "model.providers") -> None:

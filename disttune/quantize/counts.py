@@ -1,5 +1,8 @@
 """How many nodes of a model compute on integer codes."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from onnx import ModelProto, TensorProto
 
 from disttune.quantize.graph import is_quantized_type
@@ -7,7 +10,7 @@ from disttune.quantize.graph import is_quantized_type
 _PAIR_TYPES = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
-def count_quantized(model: ModelProto) -> int:
+def count_quantized(model: ModelProto, beside: Mapping[str, TensorProto] = MappingProxyType({})) -> int:
     """Number of nodes that a built model quantizes.
 
     A node counts when
@@ -17,10 +20,15 @@ def count_quantized(model: ModelProto) -> int:
        weight) or all that it gives goes to QuantizeLinear. So a float op between two quantized ones
        counts as well: onnxruntime computes it on codes if it can.
     Nodes inside subgraphs are never quantized.
+
+    Args:
+        model: as built.
+        beside: initializers that it lacks, by name.
     """
     graph = model.graph
-    constants = {tensor.name for tensor in graph.initializer}
-    floats = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    tensors = {tensor.name: tensor for tensor in graph.initializer} | dict(beside)
+    constants = set(tensors)
+    floats = {name for name, tensor in tensors.items() if tensor.data_type == TensorProto.FLOAT}
     for value in (*graph.input, *graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             floats.add(value.name)

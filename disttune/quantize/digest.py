@@ -28,11 +28,12 @@ def serialize(model: ModelProto) -> bytes:
     return data
 
 
-def model_digest(model: ModelProto) -> str:
+def model_digest(model: ModelProto, descriptions: Mapping[str, bytes] | None = None) -> str:
     """Digest over what the model computes: 32 hexadecimal digits.
 
     Args:
         model: with all data in memory; the nodes may be in any order.
+        descriptions: of initializers that the model lacks, by name: what `describe_tensor` gives for them.
     Raises:
         InternalError: a tensor lies in a file.
     """
@@ -40,8 +41,24 @@ def model_digest(model: ModelProto) -> str:
     opsets = {_domain(opset.domain): opset.version for opset in model.opset_import}
     used = {domain: opsets.get(domain, 0) for domain in sorted(domains)}
     functions = sorted(_function_bytes(model))
-    described = _Describer(used).graph(model.graph, {}, by_name=True)
+    described = _Describer(used).graph(model.graph, {}, by_name=True, descriptions=descriptions or {})
     return _hash("model", [repr(used).encode(), *functions, described]).hex()
+
+
+def describe_tensor(tensor: TensorProto) -> bytes:
+    """Digest of a tensor by type, shape and values, wherever the message keeps them; not by its name.
+
+    Raises:
+        InternalError: it lies in a file.
+    """
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise InternalError(f'tensor "{tensor.name}" lies in a file; load the external data first')
+    head = [str(tensor.data_type).encode(), str(list(tensor.dims)).encode()]
+    if tensor.data_type == TensorProto.STRING:
+        return _hash("tensor", [*head, *tensor.string_data])
+    if tensor.HasField("raw_data"):
+        return _hash("tensor", [*head, tensor.raw_data])
+    return _hash("tensor", [*head, numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data])
 
 
 def _domain(domain: str) -> str:
@@ -63,15 +80,23 @@ class _Describer:
     def __init__(self, opsets: Mapping[str, int]):
         self._opsets = opsets
 
-    def graph(self, graph: GraphProto, outer: Mapping[str, bytes], by_name: bool) -> bytes:
+    def graph(
+        self,
+        graph: GraphProto,
+        outer: Mapping[str, bytes],
+        by_name: bool,
+        descriptions: Mapping[str, bytes] | None = None,
+    ) -> bytes:
         """Description of a graph.
 
         Args:
             outer: descriptions of the tensors around it, by name.
             by_name: whether the names of inputs and outputs count; those of a subgraph do not.
+            descriptions: of further initializers, by name.
         """
         known = dict(outer)
-        constants = {tensor.name: _describe_tensor(tensor) for tensor in graph.initializer}
+        constants = {tensor.name: describe_tensor(tensor) for tensor in graph.initializer}
+        constants.update(descriptions or {})
         inputs = [value for value in graph.input if value.name not in constants]
         for i, value in enumerate(inputs):
             name = value.name if by_name else ""
@@ -114,9 +139,9 @@ class _Describer:
         head = [attribute.name.encode(), str(attribute.type).encode()]
         match attribute.type:
             case AttributeProto.TENSOR:
-                return _hash("attribute", [*head, _describe_tensor(attribute.t)])
+                return _hash("attribute", [*head, describe_tensor(attribute.t)])
             case AttributeProto.TENSORS:
-                return _hash("attribute", [*head, *map(_describe_tensor, attribute.tensors)])
+                return _hash("attribute", [*head, *map(describe_tensor, attribute.tensors)])
             case AttributeProto.GRAPH:
                 return _hash("attribute", [*head, self.graph(attribute.g, outer, by_name=False)])
             case AttributeProto.GRAPHS:
@@ -148,18 +173,6 @@ def _default_attributes(op_type: str, version: int, domain: str) -> Mapping[str,
         return {}
     attributes = onnx.defs.get_schema(op_type, version, domain).attributes.values()
     return {a.name: _plain_bytes(a.default_value) for a in attributes}
-
-
-def _describe_tensor(tensor: TensorProto) -> bytes:
-    """By type, shape and values, wherever the message keeps them."""
-    if tensor.data_location == TensorProto.EXTERNAL:
-        raise InternalError(f'tensor "{tensor.name}" lies in a file; load the external data first')
-    head = [str(tensor.data_type).encode(), str(list(tensor.dims)).encode()]
-    if tensor.data_type == TensorProto.STRING:
-        return _hash("tensor", [*head, *tensor.string_data])
-    if tensor.HasField("raw_data"):
-        return _hash("tensor", [*head, tensor.raw_data])
-    return _hash("tensor", [*head, numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data])
 
 
 def _describe_type(value: ValueInfoProto) -> bytes:

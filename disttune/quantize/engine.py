@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # rank 0's agent asks for names and methods only, and stays s
     import numpy as np
     from onnx import ModelProto
 
-_BUILT_IN = ("disttune.quantize.reference.engine",)
+    from disttune.quantize.builder.writer import Blueprint
+    from disttune.quantize.statistics.statistics import Statistics
+
+_BUILT_IN = ("disttune.quantize.reference.engine", "disttune.quantize.fast")
 _engines: dict[str, type[Engine]] = {}
 _E = TypeVar("_E", bound="type[Engine]")
 
@@ -70,6 +73,24 @@ class Engine(Protocol):
         Raises:
             TrialError: the candidate cannot be built; names the op and the cause.
         """
+        ...
+
+
+@runtime_checkable
+class UsesStatistics(Protocol):
+    """An engine that quantizes from statistics, which are collected once for all candidates."""
+
+    def use(self, statistics: Statistics) -> None:
+        """Take the statistics of the prepared model's activations."""
+        ...
+
+
+@runtime_checkable
+class MakesBlueprints(Protocol):
+    """An engine whose models share their large tensors."""
+
+    def blueprint(self, candidate: Candidate) -> Blueprint:
+        """The model of a candidate, its large tensors beside it; raises what `Engine.build` does."""
         ...
 
 

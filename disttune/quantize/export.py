@@ -33,12 +33,12 @@ def save_model(model: ModelProto, path: Path, external_from_bytes: int = LARGE_B
     data_path = path.with_name(path.name + ".data")
     try:
         if model_bytes(model) < external_from_bytes:
-            with _replaced(path) as file:
+            with replaced_file(path) as file:
                 file.write(serialize(model))
             data_path.unlink(missing_ok=True)  # of a larger model before this one
         else:
-            with _replaced(path) as file:
-                with _replaced(data_path) as data_file:
+            with replaced_file(path) as file:
+                with replaced_file(data_path) as data_file:
                     skeleton = _write_tensors(model, data_file, data_path.name)
                 file.write(serialize(skeleton))
         _sync_folder(path.parent)
@@ -50,7 +50,7 @@ def save_model(model: ModelProto, path: Path, external_from_bytes: int = LARGE_B
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
+def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends well, and goes away when it does not."""
     temporary = path.with_name(f".{path.name}.writing")
     try:

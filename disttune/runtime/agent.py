@@ -5,59 +5,71 @@ may take, and what to tell the process again after a restart.
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from disttune.config.job import Job, RuntimeSection
-from disttune.runtime.log_files import LIMIT_BYTES
+from disttune.runtime.log_forwarding import LogForwarding
+from disttune.runtime.memory_files import MemoryFiles
 from disttune.runtime.messages import (
     Alive,
     Answer,
     BaselineMeasured,
+    BlockMeasured,
     Built,
+    CalibrateBlock,
     CancelTask,
     CollectFiles,
     EvaluateModel,
     Export,
     Exported,
+    FileBytes,
     FilesCollected,
+    FindStatistics,
     Goodbye,
-    HaveReplica,
+    HaveFile,
+    HaveStatistics,
     Load,
     Loaded,
-    LogText,
+    LoadStatistics,
     MeasureBaseline,
-    NeedReplica,
+    MergeStatistics,
+    NeedFile,
     OpenFile,
     Prepare,
     Prepared,
     Ready,
     Refused,
-    ReplicaBytes,
     RunTask,
-    SendReplica,
+    SendFile,
     Setup,
     SkipModel,
     StageDone,
+    StatisticsLoaded,
+    StatisticsMerged,
+    StatisticsMissing,
     ToAgent,
     ToMaster,
     Unusable,
+    UseStatistics,
 )
-from disttune.runtime.replica import Replica, copy_to_memory_file, create_memory_file, open_source
 from disttune.runtime.scratch import Scratch
 from disttune.runtime.supervisor import Death, Supervisor
 from disttune.schedule.outcome import Outcome
 from disttune.strategy.trial import Status
 
 PREPARATION_TIMEOUT_S = 3600.0  # quantizing, the baseline, and whatever else is no evaluation of a trial
-LOG_EVERY_S = 1.0
-LOG_BYTES = 4096
 MAX_DEATHS_IN_A_ROW = 5
-Special = Prepare | MeasureBaseline | CollectFiles | Export
+REPLICA, STATISTICS = "replica", "statistics"
+Special = (
+    Prepare | MeasureBaseline | CollectFiles | CalibrateBlock | FindStatistics | MergeStatistics | Export
+)
 TASK_NAMES: dict[type, str] = {
     Prepare: "loading the job",
+    CalibrateBlock: "calibrating on the float model",
+    FindStatistics: "reading the statistics of an earlier session",
+    MergeStatistics: "merging the statistics",
     MeasureBaseline: "the evaluation of the float model",
     CollectFiles: "collecting the user's files",
     Export: "the export of the best model",
@@ -130,14 +142,13 @@ class Agent:
         self._handed = handed
         self._heartbeat_s = RuntimeSection().heartbeat
         self._master_silent_s = RuntimeSection().master_silent
-        self._heard_s = self._beat_s = self._logged_s = now_s()
-        self._log = ""
-        self._n_logged = 0
-        self._replica_fd: int | None = None
+        self._heard_s = self._beat_s = now_s()
+        self._log = LogForwarding(tell)
+        self._files = MemoryFiles()
         self._scratch = Scratch()
         self._setup: Setup | None = None
-        self._load: Load | None = None
-        self._ready = False
+        self._loads: dict[str, Load | LoadStatistics] = {}
+        self._told: set[str] = set()
         self._specials: list[Special] = []  # not begun yet
         self._special: Special | None = None  # that the trial process is busy with
         self._special_deadline_s = 0.0
@@ -160,9 +171,7 @@ class Agent:
     def close(self) -> None:
         self._host.close()
         self._scratch.remove()
-        if self._replica_fd is not None:
-            os.close(self._replica_fd)
-            self._replica_fd = None
+        self._files.close()
 
     # From the master or another agent
 
@@ -171,21 +180,22 @@ class Agent:
         match message:
             case Prepare():
                 self._obey(message.job)
-                self._replica_fd = create_memory_file()
-                self._specials.append(replace(message, replica=OpenFile(os.getpid(), self._replica_fd)))
+                self._specials.append(replace(message, replica=self._files.new(REPLICA)))
                 self._begin_next()
-            case MeasureBaseline() | CollectFiles() | Export():
+            case FindStatistics() | MergeStatistics():
+                self._specials.append(replace(message, file=self._files.new(STATISTICS)))
+                self._begin_next()
+            case MeasureBaseline() | CollectFiles() | CalibrateBlock() | Export():
                 self._specials.append(message)
                 self._begin_next()
             case Setup():
                 self._set_up(message)
-            case ReplicaBytes():
-                self._replica_fd = copy_to_memory_file(message.data)
-                self._tell(HaveReplica(OpenFile(os.getpid(), self._replica_fd)))
-                self._load_job()
-            case SendReplica():
-                assert self._replica_fd is not None
-                self._send_to(message.to, ReplicaBytes(Replica(self._replica_fd).raw()))
+            case UseStatistics():
+                self._open_file(STATISTICS, message.source, message.nonce)
+            case FileBytes():
+                self._keep_bytes(message)
+            case SendFile():
+                self._send_to(message.to, FileBytes(message.name, self._files.raw(message.name)))
             case RunTask():
                 self._task = message
                 self._begin_next()
@@ -229,21 +239,35 @@ class Agent:
     def _set_up(self, message: Setup) -> None:
         self._obey(message.job)
         self._setup = message
-        if self._replica_fd is None:
-            self._replica_fd = open_source(message.source.pid, message.source.descriptor, message.nonce)
-        if self._replica_fd is None:
-            self._tell(NeedReplica())
-        else:
-            self._load_job()
+        self._open_file(REPLICA, message.source, message.nonce)
 
-    def _load_job(self) -> None:
+    # Memory files
+
+    def _open_file(self, name: str, source: OpenFile, nonce: bytes) -> None:
+        """Open what another process of this node holds, or ask for the bytes."""
+        if self._files.open(name, source, nonce):
+            self._hand_over(name)
+        else:
+            self._tell(NeedFile(name))
+
+    def _keep_bytes(self, message: FileBytes) -> None:
+        self._files.keep(message.name, message.data)
+        self._tell(HaveFile(message.name, self._files.file(message.name)))
+        self._hand_over(message.name)
+
+    def _hand_over(self, name: str) -> None:
+        """Tell the trial process where a memory file is, now and after each restart."""
+        file = self._files.file(name)
+        self._loads[name] = LoadStatistics(file) if name == STATISTICS else self._load_of(file)
+        self._host.send(self._loads[name])
+
+    def _load_of(self, replica: OpenFile) -> Load:
         setup = self._setup
         assert setup is not None
-        assert self._replica_fd is not None
         folder = setup.job.folder if setup.files is None else self._scratch.write(setup.files)
-        replica = OpenFile(os.getpid(), self._replica_fd)
-        self._load = Load(setup.job, setup.functions, setup.n_threads, replica, folder, setup.summary)
-        self._host.send(self._load)
+        return Load(setup.job, setup.functions, setup.n_threads, replica, folder, setup.summary)
+
+    # Runs
 
     def _evaluate(self, message: EvaluateModel) -> None:
         run = self._run
@@ -282,7 +306,7 @@ class Agent:
             death = self._out_of_time()
         if death is not None:
             self._died(death)
-        self._send_log(force=False)
+        self._log.add(self._host.take_log(), self._now_s())
         now_s = self._now_s()
         if now_s - self._beat_s >= self._heartbeat_s:
             self._beat_s = now_s
@@ -292,9 +316,9 @@ class Agent:
         self._deaths_in_a_row = 0
         match message:
             case Loaded():
-                if not self._ready:
-                    self._ready = True
-                    self._tell(Ready())
+                self._tell_once(Ready())
+            case StatisticsLoaded():
+                self._tell_once(HaveStatistics())
             case Built() if self._run is not None and self._run.task.assignment == message.assignment:
                 self._run.phase = "asking"
                 self._run.built = message
@@ -303,7 +327,16 @@ class Agent:
             case Answer() if self._run is not None and self._run.task.assignment == message.assignment:
                 self._answer(message.outcome)
                 self._begin_next()
-            case Prepared() | BaselineMeasured() | FilesCollected() | Exported() | Refused():
+            case (
+                Prepared()
+                | BaselineMeasured()
+                | FilesCollected()
+                | Exported()
+                | BlockMeasured()
+                | StatisticsMissing()
+                | StatisticsMerged()
+                | Refused()
+            ):
                 if not isinstance(message, Refused) or message.task == type(self._special).__name__:
                     self._special = None
                 self._tell(message)
@@ -312,6 +345,12 @@ class Agent:
                 self._run = None
                 self._tell(message)
 
+    def _tell_once(self, message: ToMaster) -> None:
+        """After a restart the process says again what the master knows already."""
+        if type(message).__name__ not in self._told:
+            self._told.add(type(message).__name__)
+            self._tell(message)
+
     def _answer(self, outcome: Outcome, again: bool = False, tail: str | None = None) -> None:
         run = self._run
         assert run is not None
@@ -319,7 +358,7 @@ class Agent:
         if outcome.status != "ok":
             outcome = replace(outcome, stderr_tail=self._host.tail() if tail is None else tail)
         seconds = self._now_s() - run.started_s
-        self._send_log(force=True)
+        self._log.add(self._host.take_log(), self._now_s(), now=True)
         self._tell(Answer(run.task.assignment, replace(outcome, seconds=seconds, rank=self.rank), again))
 
     def _out_of_time(self) -> Death | None:
@@ -362,19 +401,9 @@ class Agent:
 
     def _restart(self) -> None:
         self._host.start()
-        if self._load is not None:
-            self._host.send(self._load)
+        for load in self._loads.values():
+            self._host.send(load)
         self._begin_next()
-
-    def _send_log(self, force: bool) -> None:
-        self._log += self._host.take_log()
-        now_s = self._now_s()
-        if self._log and (force or len(self._log) > LOG_BYTES or now_s - self._logged_s > LOG_EVERY_S):
-            self._logged_s = now_s
-            if self._n_logged <= LIMIT_BYTES:  # the log would drop what comes later
-                self._tell(LogText(self._log))
-            self._n_logged += len(self._log)
-            self._log = ""
 
 
 def inline_host(handed: Mapping[str, Any] | None) -> TrialHost:

@@ -53,5 +53,6 @@ class Exporter:
 
     def failed(self, why: str) -> None:
         """It cannot be written: leave it at that until there is a better one."""
+        if self._under_way is self._wanted:
+            self.failure = why
         self._under_way = None
-        self.failure = why

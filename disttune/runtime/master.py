@@ -11,6 +11,7 @@ from disttune.config.errors import DisttuneError, InputError, InternalError
 from disttune.config.goal import Goal
 from disttune.config.job import Job
 from disttune.config.job_file import dump_job
+from disttune.runtime.crew import Crew
 from disttune.runtime.hosts import binding_warning, share_threads
 from disttune.runtime.journal import Journal, JournalContents
 from disttune.runtime.journal_watch import JournalWatch
@@ -22,23 +23,20 @@ from disttune.runtime.messages import (
     CollectFiles,
     FilesCollected,
     Functions,
-    HaveReplica,
     Heard,
     Hello,
     Host,
     LogText,
     MeasureBaseline,
-    NeedReplica,
     OpenFile,
     Prepare,
     Prepared,
-    Ready,
+    RankLost,
     Refused,
     Setup,
     ToMaster,
     Unusable,
 )
-from disttune.runtime.nodes import Addressed, Nodes
 from disttune.runtime.recording import JournalRecording
 from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, SessionRecord
 from disttune.runtime.result import Baseline, TuningResult, best_of
@@ -52,6 +50,8 @@ from disttune.space.capability import load_capability
 from disttune.space.space import Space, build_space
 from disttune.strategy.registry import make_strategy
 from disttune.strategy.tuning import Tuning
+
+RANKS_OWN_TASKS = ("Load", "LoadStatistics")  # what fails there concerns that rank alone
 
 
 class Master:
@@ -85,7 +85,9 @@ class Master:
         self._strategy = make_strategy(job.tuning.strategy, job.tuning.strategy_kwargs, job.folder)
         self._capability = load_capability(job.model.target)
         objective_weights(job.tuning.objective)  # a mistake is told before anything is measured
+        _require_available(job)
         self._contents = contents
+        self._began_s = transport.now_s()
         self._logs = LogFiles(run.logs)
         self._journal: Journal | None = None
         self._watch: JournalWatch | None = None
@@ -94,12 +96,10 @@ class Master:
         self._prepared: Prepared | None = None
         self._space: Space | None = None
         self._recording = JournalRecording(())
-        self._nodes: Nodes | None = None
+        self._crew: Crew | None = None
         self._baseline: tuple[tuple[float, ...], float] | None = None
-        self._ready: list[int] = []
         self._search: Search | None = None
         self._warnings: list[str] = []
-        self._works: set[int] = set()
         listener.phase("starting ranks")
 
     @property
@@ -138,24 +138,18 @@ class Master:
             case BaselineMeasured():
                 self._measured_baseline(message)
             case FilesCollected():
-                assert self._nodes is not None
-                self._send(self._nodes.set_up_away(message.files))
-            case NeedReplica():
-                assert self._nodes is not None
-                self._send(self._nodes.needs_replica(source))
-            case HaveReplica():
-                assert self._nodes is not None
-                self._send(self._nodes.has_replica(source, message.source))
-            case Ready():
-                self._is_ready(source)
+                assert self._crew is not None
+                self._crew.start_away(message.files)
             case LogText():
                 self._logs.append(source, message.text)
             case Refused() if message.task != "Export":
                 self._refused(source, message)
-            case Unusable():
-                self._refused(source, Refused("Setup", message.reason, message.exit_code))
+            case Unusable() | RankLost():
+                self._lost(source, message.reason, getattr(message, "exit_code", 1))
             case Alive() if self._search is None:
                 self._transport.send(source, Heard())
+            case _ if self._crew is not None and self._crew.receive(source, message):
+                pass
             case _:
                 assert self._search is not None
                 self._search.receive(source, message)
@@ -165,6 +159,9 @@ class Master:
             self._journal.clear()
             self._watch.check(self._transport.now_s(), self._is_ending)
         if self._search is not None:
+            assert self._crew is not None
+            for rank in self._crew.take_equipped():
+                self._search.join(rank, self._hosts[rank].node)
             self._search.poll()
 
     def result(self) -> TuningResult:
@@ -273,14 +270,22 @@ class Master:
             source=OpenFile(self._hosts[0].pid, prepared.replica_fd),
             nonce=prepared.nonce,
         )
-        self._nodes = Nodes(self._hosts, threads, setup, works)
-        self._works = works
-        self._send(self._nodes.set_up_home())
+        self._crew = Crew(
+            self._hosts,
+            works,
+            setup,
+            threads,
+            prepared.n_blocks,
+            self._run.cache,
+            self._transport.send,
+            self._listener.phase,
+        )
+        self._crew.start()
 
     def _begin_baseline(self) -> None:
-        assert self._nodes is not None
+        assert self._crew is not None
         given, recorded = self._job.evaluation.baseline, self._recording.baseline
-        away = bool(self._nodes.away_ranks())
+        away = bool(self._crew.away)
         # which files other nodes need shows only while the evaluation runs
         is_looked_at = away and self._job.evaluation.files is None
         if recorded is not None and not is_looked_at:
@@ -295,7 +300,7 @@ class Master:
             self._transport.send(0, CollectFiles())
 
     def _measured_baseline(self, message: BaselineMeasured) -> None:
-        assert self._nodes is not None
+        assert self._crew is not None
         given, recorded = self._job.evaluation.baseline, self._recording.baseline
         values, seconds = message.values, message.seconds
         if given is not None:
@@ -307,7 +312,7 @@ class Master:
                 )
             values, seconds = recorded.values, recorded.seconds
         self._has_baseline(values, seconds)
-        if self._nodes.away_ranks():
+        if self._crew.away:
             self._transport.send(0, CollectFiles())
 
     def _has_baseline(self, values: tuple[float, ...], seconds: float) -> None:
@@ -331,6 +336,11 @@ class Master:
             prepared.objectives, values, self._job.accuracy.criterion, self._job.accuracy.tolerable_loss
         )
         state = Tuning(space, prepared.summary, goal, tuning.seed, tuning.batch_size, tuning.max_trials)
+        if goal.criterion == "relative" and 0.0 in values:
+            self._warn(
+                "the float model has metric 0, and a relative loss of it is nothing: "
+                'use accuracy.criterion = "absolute"'
+            )
         history = History(state, tuning.objective)
         policy = ExitPolicy(
             tuning.effective_stop_at,
@@ -357,7 +367,7 @@ class Master:
             timeout_s,
             best_path=self._run.best_model,
             replay=self._recording,
-            elapsed_s=self._contents.seconds,
+            elapsed_s=self._contents.seconds + self._transport.now_s() - self._began_s,
             lost_after_s=runtime.lost_after if runtime.isolation == "process" else float("inf"),
             exported=exported.digest if exported and self._run.best_model.is_file() else None,
         )
@@ -375,9 +385,6 @@ class Master:
             )
         )
         self._search.start()
-        ready, self._ready = self._ready, []
-        for rank in ready:
-            self._is_ready(rank)
 
     def _trial_timeout_s(self, baseline_s: float, given: bool) -> float | None:
         """Deadline of an evaluation; None when only trial 0 can tell."""
@@ -395,36 +402,46 @@ class Master:
             self._journal.append(DeadlineRecord(t=self._contents.seconds, trial_timeout_s=timeout_s))
         return timeout_s
 
-    def _is_ready(self, rank: int) -> None:
-        if rank not in self._works:
-            return
-        if self._search is None:
-            self._ready.append(rank)
-        else:
-            self._search.join(rank, self._hosts[rank].node)
-
     # Ends and helpers
 
     def _refused(self, source: int, message: Refused) -> None:
-        """Go on without a rank; not without rank 0, nor without any that works."""
-        error = InputError if message.exit_code == 2 else InternalError
-        if source == 0:
-            raise error(message.message)
-        self._works.discard(source)
-        if not self._works:
-            raise error(f"no rank is left that can run trials. Rank {source}: {message.message}")
-        if self._search is not None:
-            self._search.receive(source, Unusable(message.message))
+        """A task beside the trials ended in a message: loading on another rank concerns that rank alone."""
+        if source != 0 and message.task in RANKS_OWN_TASKS:
+            self._lost(source, message.message, message.exit_code)
         else:
-            self._warn(f"rank {source} takes no part: {message.message}. Its work goes to others.")
+            raise _error(message.exit_code)(message.message)
 
-    def _send(self, messages: list[Addressed]) -> None:
-        for addressed in messages:
-            self._transport.send(addressed.to, addressed.message)
+    def _lost(self, source: int, reason: str, exit_code: int) -> None:
+        """Go on without a rank; not without rank 0, nor without any that works."""
+        if source == 0 or self._crew is None:
+            raise _error(exit_code)(reason)
+        self._crew.lose(source)
+        if not self._crew.works:
+            raise _error(exit_code)(f"no rank is left that can run trials. Rank {source}: {reason}")
+        if self._search is not None:
+            self._search.receive(source, Unusable(reason))
+        else:
+            self._warn(f"rank {source} takes no part: {reason}. Its work goes to others.")
 
     def _warn(self, text: str) -> None:
         self._warnings.append(text)
         self._listener.warned(text)
+
+
+def _require_available(job: Job) -> None:
+    """Refuse keys that are known but do nothing yet, rather than ignore them.
+
+    Raises:
+        InputError: one of them is given.
+    """
+    if job.runtime.memory == "shared":
+        raise InputError('[runtime] memory: "shared" is not available yet; leave it out')
+    if job.quantization.accuracy_level:
+        raise InputError("[quantization] accuracy_level: there is no weight-only algorithm yet; leave it out")
+
+
+def _error(exit_code: int) -> type[DisttuneError]:
+    return InputError if exit_code == 2 else InternalError
 
 
 class InterruptedEarlyError(DisttuneError):

@@ -73,15 +73,18 @@ class Ready(ToMaster):
 
 
 @dataclass(frozen=True, slots=True)
-class NeedReplica(ToMaster):
-    """The named source could not be opened here: send the bytes."""
+class NeedFile(ToMaster):
+    """The memory file of this name could not be opened here: send the bytes."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
-class HaveReplica(ToMaster):
-    """This rank holds a replica that others on its node can open."""
+class HaveFile(ToMaster):
+    """This rank holds a copy that others on its node can open."""
 
-    source: OpenFile
+    name: str
+    file: OpenFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,7 @@ class Prepared(ToMaster):
         digests: of "model", "data" and "code".
         versions: of the packages that decide the result.
         warnings: to be told once.
+        n_blocks: of samples to calibrate on, 0 when the engine asks for no statistics.
         nonce: first bytes of the replica it has written.
         replica_fd: descriptor of the replica in the agent.
     """
@@ -149,6 +153,7 @@ class Prepared(ToMaster):
     digests: dict[str, str]
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
+    n_blocks: int = 0
     nonce: bytes = b""
     replica_fd: int = -1
 
@@ -157,6 +162,34 @@ class Prepared(ToMaster):
 class BaselineMeasured(ToMaster):
     values: tuple[float, ...]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMeasured(ToMaster):
+    """Statistics of one block, as plain arrays."""
+
+    block: int
+    part: Any
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsMissing(ToMaster):
+    """There are none of an earlier session, or they cannot be used."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsMerged(ToMaster):
+    """Rank 0's memory file holds the statistics."""
+
+    file: OpenFile
+    nonce: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HaveStatistics(ToMaster):
+    """This rank's trial process has the statistics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,15 +286,49 @@ class Setup(ToAgent):
 
 
 @dataclass(frozen=True, slots=True)
-class SendReplica(ToAgent):
-    """Send your replica to another rank."""
+class SendFile(ToAgent):
+    """Send your memory file of this name to another rank."""
 
+    name: str
     to: int
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaBytes(ToAgent):
+class FileBytes(ToAgent):
+    name: str
     data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateBlock(ToAgent):
+    """Measure the statistics of one block of samples."""
+
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class FindStatistics(ToAgent):
+    """Look for the statistics of an earlier session (rank 0 only)."""
+
+    folder: Path
+    file: OpenFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MergeStatistics(ToAgent):
+    """Merge the parts of all blocks, keep them on disk and in a memory file (rank 0 only)."""
+
+    parts: tuple[Any, ...]
+    folder: Path
+    file: OpenFile | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UseStatistics(ToAgent):
+    """The statistics are in this memory file, which may be this node's; `nonce` tells."""
+
+    source: OpenFile
+    nonce: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +398,18 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The answer to Load."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStatistics:
+    """Where the trial process finds the statistics."""
+
+    file: OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsLoaded:
+    """The answer to LoadStatistics."""
 
 
 @dataclass(frozen=True, slots=True)

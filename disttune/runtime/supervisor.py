@@ -99,9 +99,13 @@ class Supervisor:
             messages = self._pipe.receive()
         except PipeClosedError:
             return [], self._dead()
+        if messages:  # what they lead to may need the process
+            return messages, None
+        if self._process.poll() is not None:  # a child that it forked may hold the pipe open
+            return [], self._dead()
         if self._over_memory():
-            return messages, self.kill("out_of_memory", self._memory_reason())
-        return messages, None
+            return [], self.kill("out_of_memory", self._memory_reason())
+        return [], None
 
     def kill(self, status: str, reason: str) -> Death:
         """End the process and everything it started."""

@@ -6,72 +6,71 @@ answered as such.
 """
 
 import errno
-import hashlib
-import os
 import platform
-import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import numpy
 import onnx
 import onnxruntime
 
 import disttune
 from disttune.config.errors import DisttuneError, InternalError, TrialError, UserCodeError
-from disttune.config.job import Job
-from disttune.evaluate.data import Feeds, load_feeds
 from disttune.evaluate.evaluators import (
-    Evaluator,
-    build_evaluators,
     evaluate,
     objectives,
-    specs_from_functions,
-    specs_from_section,
 )
-from disttune.evaluate.model import QuantizedModel, check_providers
-from disttune.evaluate.user_code import code_file, files_digest
-from disttune.evaluate.user_files import FileRecorder, collect_files
+from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.counts import count_quantized
 from disttune.quantize.digest import model_digest, serialize
-from disttune.quantize.engine import Engine, EngineSettings, find_engine
+from disttune.quantize.engine import (
+    Engine,
+    MakesBlueprints,
+    UsesStatistics,
+    find_engine,
+)
 from disttune.quantize.export import save_model
-from disttune.quantize.graph import prepare, read_model
-from disttune.quantize.summary import input_specs, summarize
+from disttune.quantize.shared_tensors import SharedTensors
+from disttune.quantize.statistics.statistics import Statistics
+from disttune.runtime.job_data import JobData, too_new
 from disttune.runtime.messages import (
     Answer,
     BaselineMeasured,
+    BlockMeasured,
     Built,
+    CalibrateBlock,
     CollectFiles,
     EvaluateModel,
     Export,
     Exported,
     FilesCollected,
-    Functions,
+    FindStatistics,
     Load,
     Loaded,
+    LoadStatistics,
     MeasureBaseline,
+    MergeStatistics,
     OpenFile,
     Prepare,
     Prepared,
     Refused,
     RunTask,
     SkipModel,
+    StatisticsLoaded,
+    StatisticsMerged,
+    StatisticsMissing,
     Unusable,
 )
-from disttune.runtime.replica import Replica, write_replica
+from disttune.runtime.statistics_work import StatisticsWork, fill, mapped
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
-from disttune.space.summary import ModelSummary
 
 MODULES = (disttune, onnxruntime, onnx, numpy)
-OWN_FILES = [p for p in Path(disttune.__file__).parent.iterdir() if p.name != "examples"]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -80,7 +79,7 @@ class BuiltModel:
     """The model in hand: built, and not evaluated yet or kept for the export."""
 
     digest: str
-    proto: onnx.ModelProto
+    source: onnx.ModelProto | Blueprint
     model_digest: str
     size_bytes: int
     n_quantized: int
@@ -96,17 +95,11 @@ class TrialWorker:
 
     def __init__(self, directory: Path | None = None, handed: Mapping[str, Any] | None = None):
         self._directory = directory
-        self._job: Job | None = None
-        self._original: onnx.ModelProto | None = None
-        self._prepared: onnx.ModelProto | None = None
-        self._summary: ModelSummary | None = None
-        self._feeds: Feeds | None = None
-        self._evaluators: tuple[Evaluator, ...] = ()
         self._handed = handed
-        self._functions: Mapping[str, Any] = {}
-        self._recorder: FileRecorder | None = None
+        self._loaded: JobData | None = None
         self._engine: Engine | None = None
-        self._n_threads = 1
+        self._statistics: StatisticsWork | None = None
+        self._shared = SharedTensors()
         self._built: BuiltModel | None = None
         self._built_for = -1  # assignment
 
@@ -120,7 +113,15 @@ class TrialWorker:
             case MeasureBaseline():
                 return self._guarded("MeasureBaseline", self._baseline)
             case CollectFiles():
-                return self._guarded("CollectFiles", self._collect_files)
+                return self._guarded("CollectFiles", lambda: FilesCollected(self._data.user_files()))
+            case CalibrateBlock():
+                return self._guarded("CalibrateBlock", lambda: self._calibrate(message))
+            case FindStatistics():
+                return self._guarded("FindStatistics", lambda: self._find_statistics(message))
+            case MergeStatistics():
+                return self._guarded("MergeStatistics", lambda: self._merge_statistics(message))
+            case LoadStatistics():
+                return self._guarded("LoadStatistics", lambda: self._load_statistics(message))
             case Export():
                 return self._guarded("Export", lambda: self._export(message))
             case RunTask():
@@ -169,150 +170,85 @@ class TrialWorker:
 
     # Loading
 
+    @property
+    def _data(self) -> JobData:
+        assert self._loaded is not None
+        return self._loaded
+
     def _prepare(self, message: Prepare) -> Prepared:
-        job = message.job
-        self._job, self._n_threads = job, message.n_threads
-        warnings: list[str] = []
-        check_providers(job.model.providers)
-        engine = find_engine(job.quantization.engine)
-        original = read_model(job.model.path)
-        outputs = [o.name for o in original.graph.output]
-        self._original = original
-        self._recorder = FileRecorder(job.folder, exclude=OWN_FILES)
-        with self._recorder:
-            self._unpack(message.functions)
-            self._feeds = self._read_feeds(job, original, outputs)
-            evaluators = self._make_evaluators(job.folder)
-        warnings += self._feeds.warnings
-        self._prepared = prepare(original, warnings.append, self._directory)
-        self._summary = summarize(self._prepared, original)
+        data = JobData.prepare(
+            message.job, message.functions, message.n_threads, self._directory, self._handed
+        )
+        self._loaded = data
         self._the_engine()  # it refuses what it cannot do at all
-        reference = self._reference_outputs(evaluators)
-        self._evaluators = self._with_reference(evaluators, reference)
         assert message.replica is not None
-        nonce = self._fill(message.replica, reference)
         return Prepared(
-            summary=self._summary,
-            engine_methods=engine.methods,
-            objectives=objectives(self._evaluators),
-            digests=self._digests(job, message.functions),
+            summary=data.summary,
+            engine_methods=find_engine(data.job.quantization.engine).methods,
+            objectives=objectives(data.evaluators),
+            digests=data.digests(message.functions.code_digest),
             versions={m.__name__: m.__version__ for m in MODULES} | {"python": platform.python_version()},
-            warnings=tuple(warnings),
-            nonce=nonce,
+            warnings=data.warnings,
+            n_blocks=self._statistics_work().n_blocks if self._needs_statistics() else 0,
+            nonce=fill(message.replica, data.replica_parts()),
             replica_fd=message.replica.descriptor,
         )
 
-    def _unpack(self, functions: Functions) -> None:
-        for place in functions.sys_path:
-            if place not in sys.path:
-                sys.path.append(place)
-        if self._handed is not None:
-            self._functions = self._handed
-        elif functions.pickled:
-            self._functions = cloudpickle.loads(functions.pickled)
-
-    def _read_feeds(self, job: Job, model: onnx.ModelProto, outputs: list[str]) -> Feeds:
-        given = self._functions.get("feeds")
-        source = given if given is not None else job.calibration.loader or job.calibration.data
-        if source is None:
-            return Feeds((), None, 0)
-        return load_feeds(source, job.folder, input_specs(model), max(job.calibration.samples), outputs)
-
-    def _make_evaluators(self, folder: Path) -> tuple[Evaluator, ...]:
-        job, model = self._job, self._original or self._prepared
-        assert job is not None
-        assert model is not None
-        if "eval_fn" in self._functions:
-            specs = specs_from_functions(self._functions["eval_fn"])
-        else:
-            specs = specs_from_section(job.evaluation)
-        return build_evaluators(specs, folder, input_specs(model), [o.name for o in model.graph.output])
-
-    def _reference_outputs(self, evaluators: tuple[Evaluator, ...]) -> dict[str, Any]:
-        """Float outputs for the metrics that are held against them, computed once for all ranks."""
-        outputs = {}
-        for i, evaluator in enumerate(evaluators):
-            if evaluator.needs_reference:
-                assert self._original is not None
-                with self._model(self._original) as model:
-                    for j, array in enumerate(evaluator.reference_outputs(model)):
-                        outputs[f"{i}/{j}"] = array
-        return outputs
-
-    def _with_reference(
-        self, evaluators: tuple[Evaluator, ...], outputs: dict[str, Any]
-    ) -> tuple[Evaluator, ...]:
-        ready = []
-        for i, evaluator in enumerate(evaluators):
-            if evaluator.needs_reference:
-                blocks = [outputs[f"{i}/{j}"] for j in range(len(evaluator.inputs))]
-                evaluator = evaluator.with_reference(blocks)
-            ready.append(evaluator)
-        return tuple(ready)
-
-    def _fill(self, file: OpenFile, reference: dict[str, Any]) -> bytes:
-        assert self._prepared is not None
-        assert self._feeds is not None
-        descriptor = os.open(f"/proc/{file.pid}/fd/{file.descriptor}", os.O_RDWR | os.O_CLOEXEC)
-        try:
-            parts: dict[str, Any] = {"model": serialize(self._prepared)}
-            parts |= {f"feeds/{name}": array for name, array in self._feeds.to_arrays().items()}
-            parts |= {f"reference/{name}": array for name, array in reference.items()}
-            return write_replica(descriptor, parts)
-        finally:
-            os.close(descriptor)
-
-    def _digests(self, job: Job, functions: Functions) -> dict[str, str]:
-        assert self._original is not None
-        assert self._feeds is not None
-        assert self._recorder is not None
-        references = [e.function for e in job.evaluation.entries if e.function] + [job.calibration.loader]
-        code = {code_file(r, job.folder) for r in references if r}
-        if "eval_fn" not in self._functions:  # whose digest holds what it uses, and no more of the script
-            code |= {p for p in self._recorder.paths if p.suffix == ".py"}
-        data = [e.data for e in job.evaluation.entries if e.data]
-        return {
-            "model": model_digest(self._original),
-            "data": _joined(self._feeds.digest, _digest_below(job.folder, data)),
-            "code": _joined(functions.code_digest, _digest_below(job.folder, code)),
-        }
-
     def _load(self, message: Load) -> Loaded:
-        self._n_threads = message.n_threads
-        if self._prepared is not None:  # rank 0 has loaded everything to check it
-            return Loaded()
-        self._job, self._summary = message.job.moved_to(message.folder), message.summary
-        self._unpack(message.functions)
-        descriptor = os.open(f"/proc/{message.replica.pid}/fd/{message.replica.descriptor}", os.O_RDONLY)
-        replica = Replica(descriptor)
-        os.close(descriptor)  # the map stays
-        self._prepared = onnx.ModelProto.FromString(replica.array("model").tobytes())
-        self._feeds = Feeds.from_arrays(_below(replica, "feeds/"))
-        evaluators = self._make_evaluators(message.folder)
-        self._evaluators = self._with_reference(evaluators, _below(replica, "reference/"))
+        if self._loaded is None:  # rank 0 has loaded everything to check it
+            self._loaded = JobData.load(message, self._directory, self._handed)
+        self._data.n_threads = message.n_threads
         return Loaded()
 
-    # Tasks
-
     def _baseline(self) -> BaselineMeasured:
-        assert self._original is not None
-        assert self._recorder is not None
+        data = self._data
+        assert data.original is not None
+        assert data.recorder is not None
         started_s = time.monotonic()
         try:
-            with self._recorder, self._model(self._original) as model:
-                values = evaluate(self._evaluators, model)
+            with data.recorder, data.model(data.original) as model:
+                values = evaluate(data.evaluators, model)
         except TrialError as error:
             raise UserCodeError(f"the float model could not be evaluated: {error}") from error
         return BaselineMeasured(values, time.monotonic() - started_s)
 
-    def _collect_files(self) -> FilesCollected:
-        job = self._job
-        assert job is not None
-        assert self._recorder is not None
-        references = [e.function for e in job.evaluation.entries if e.function] + [job.calibration.loader]
-        code = [code_file(r, job.folder) for r in references if r]
-        code += [e.data for e in job.evaluation.entries if e.data]
-        return FilesCollected(collect_files(code, self._recorder.paths, job.evaluation.files, job.folder))
+    # Statistics
+
+    def _needs_statistics(self) -> bool:
+        is_static = self._data.job.quantization.approach != "dynamic"
+        return is_static and isinstance(self._the_engine(), UsesStatistics)
+
+    def _statistics_work(self) -> StatisticsWork:
+        if self._statistics is None:
+            data = self._data
+            self._statistics = StatisticsWork(data.prepared, data.calibration, data.job, data.n_threads)
+        return self._statistics
+
+    def _calibrate(self, message: CalibrateBlock) -> BlockMeasured:
+        return BlockMeasured(message.block, self._statistics_work().measure(message.block))
+
+    def _find_statistics(self, message: FindStatistics) -> StatisticsMerged | StatisticsMissing:
+        statistics, reason = self._statistics_work().find(message.folder)
+        if statistics is None:
+            return StatisticsMissing(reason)
+        return self._share(statistics, message.file)
+
+    def _merge_statistics(self, message: MergeStatistics) -> StatisticsMerged:
+        return self._share(self._statistics_work().merge(message.parts, message.folder), message.file)
+
+    def _share(self, statistics: Statistics, file: OpenFile | None) -> StatisticsMerged:
+        assert file is not None
+        return StatisticsMerged(file, fill(file, statistics.to_arrays()))
+
+    def _load_statistics(self, message: LoadStatistics) -> StatisticsLoaded:
+        replica = mapped(message.file)
+        statistics = Statistics.from_arrays({name: replica.array(name) for name in replica.names()})
+        engine = self._the_engine()
+        assert isinstance(engine, UsesStatistics)
+        engine.use(statistics)
+        return StatisticsLoaded()
+
+    # Tasks
 
     def _build(self, message: RunTask) -> Built:
         if not isinstance(message.item, Candidate):
@@ -328,8 +264,8 @@ class TrialWorker:
         assert built is not None
         assert self._built_for == assignment
         started_s = time.monotonic()
-        with self._model(built.proto) as model:
-            values = evaluate(self._evaluators, model)
+        with self._data.model(built.source, self._shared) as model:
+            values = evaluate(self._data.evaluators, model)
         outcome = Outcome(
             "ok",
             values,
@@ -344,41 +280,34 @@ class TrialWorker:
         built = self._built  # left in hand: its evaluation may come next
         if built is None or built.digest != message.candidate.digest:
             built = self._new_model(message.candidate)
-        save_model(built.proto, Path(message.path))
+        source = built.source
+        save_model(source.model() if isinstance(source, Blueprint) else source, Path(message.path))
         return Exported(message.trial, built.model_digest, message.path)
 
     def _new_model(self, candidate: Candidate) -> BuiltModel:
-        proto = self._the_engine().build(candidate)
+        engine = self._the_engine()
+        limits = self._data.job.model
+        if isinstance(engine, MakesBlueprints):
+            blueprint, shared = engine.blueprint(candidate), self._shared
+            if error := too_new(blueprint.skeleton, limits):
+                raise TrialError(f"the quantized model {error}")
+            return BuiltModel(
+                candidate.digest,
+                blueprint,
+                shared.digest(blueprint),
+                shared.size_bytes(blueprint),
+                shared.n_quantized(blueprint),
+            )
+        proto = engine.build(candidate)
+        if error := too_new(proto, limits):
+            raise TrialError(f"the quantized model {error}")
         size_bytes = len(serialize(proto))
         return BuiltModel(candidate.digest, proto, model_digest(proto), size_bytes, count_quantized(proto))
 
     def _the_engine(self) -> Engine:
         if self._engine is None:
-            job = self._job
-            assert job is not None
-            assert self._prepared is not None
-            assert self._summary is not None
-            assert self._feeds is not None
-            settings = EngineSettings(
-                providers=tuple(job.model.providers),
-                n_threads=self._n_threads,
-                placement=job.quantization.placement or "speed",
-                format=job.quantization.format,
-                directory=self._directory,
-            )
-            engine = find_engine(job.quantization.engine)
-            feeds = self._feeds.head(job.calibration.samples[0]).feeds
-            self._engine = engine(self._prepared, self._summary, feeds, settings)
+            self._engine = self._data.engine()
         return self._engine
-
-    def _model(self, proto: onnx.ModelProto) -> QuantizedModel:
-        assert self._job is not None
-        return QuantizedModel(proto, self._n_threads, self._job.model.providers, self._directory)
-
-
-def _digest_below(folder: Path, files: Iterable[Path]) -> str:
-    """Over files by their place in the job's folder."""
-    return files_digest({os.path.relpath(path, folder): path.read_bytes() for path in files})
 
 
 def _is_no_room(error: Exception) -> bool:
@@ -390,11 +319,3 @@ def _no_room(error: Exception) -> str:
         f"temporary files cannot be written to {tempfile.gettempdir()} ({error}). Make room or set TMPDIR to "
         "another place, then run the same command again."
     )
-
-
-def _joined(*digests: str) -> str:
-    return hashlib.blake2b("/".join(digests).encode(), digest_size=16).hexdigest()
-
-
-def _below(replica: Replica, prefix: str) -> dict[str, Any]:
-    return {n.removeprefix(prefix): replica.array(n) for n in replica.names() if n.startswith(prefix)}

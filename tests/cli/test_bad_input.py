@@ -182,7 +182,7 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {  # what spoils the job, the caus
         'no objective "latency"',
         "All: first, float_ops, size",
     ),
-    "engine": (add('[quantization]\nengine = "fsat"'), 'no engine "fsat"', "All: reference"),
+    "engine": (add('[quantization]\nengine = "fsat"'), 'no engine "fsat"', "All: fast, reference"),
     "format": (add('[quantization]\nformat = "qoperator"'), 'has no format "qoperator"', "It has: qdq"),
     "approach": (
         add('[quantization]\napproach = "weight_only"'),

@@ -36,6 +36,10 @@ def test_op_config_is_equal_after_json(config):
     ("minmax", ("minmax", None)), ("percentile", ("percentile", 99.999)),
     ("percentile:99.9", ("percentile", 99.9)),
     ("percentile:100", ("percentile", 100.0)),
+    ("ema", ("ema", 0.01)), ("ema:1", ("ema", 1.0)),
+    ("sqnr", ("sqnr", 3.0)), ("sqnr:1.5", ("sqnr", 1.5)),
+    ("lp", ("lp", 2.4)), ("lp:1", ("lp", 1.0)), ("lp:4", ("lp", 4.0)),
+    ("pow2_nonoverflow", ("pow2_nonoverflow", None)), ("pow2_mse", ("pow2_mse", None)),
 ])  # fmt: skip
 def test_method_is_split_into_name_and_parameter(text, parsed):
     assert parse_method(text) == parsed
@@ -43,11 +47,18 @@ def test_method_is_split_into_name_and_parameter(text, parsed):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("minmx", 'no threshold method "minmx". Nearest: "minmax". '
-     "All: distribution, entropy, minmax, mse, percentile."),
+     "All: distribution, ema, entropy, lp, minmax, mse, percentile, pow2_mse, pow2_nonoverflow, sqnr."),
     ("entropy:8", 'threshold method "entropy" takes no parameter; "entropy:8" was given'),
     ("percentile:", 'threshold method "percentile:": "" is not a number'),
     ("percentile:0", 'threshold method "percentile:0": a percentile is more than 0 and at most 100'),
     ("percentile:100.1", 'threshold method "percentile:100.1": a percentile is more than 0 and at most 100'),
+    ("ema:0", 'threshold method "ema:0": a share of the newest sample is more than 0 and at most 1'),
+    ("ema:1.1", 'threshold method "ema:1.1": a share of the newest sample is more than 0 and at most 1'),
+    ("sqnr:0.9", 'threshold method "sqnr:0.9": a weight of saturation is at least 1 and at most 1000'),
+    ("sqnr:inf", 'threshold method "sqnr:inf": a weight of saturation is at least 1 and at most 1000'),
+    ("lp:0.5", 'threshold method "lp:0.5": a power is at least 1 and at most 4'),
+    ("lp:nan", 'threshold method "lp:nan": a power is at least 1 and at most 4'),
+    ("pow2_mse:8", 'threshold method "pow2_mse" takes no parameter; "pow2_mse:8" was given'),
     ("percentile:nan", 'threshold method "percentile:nan": a percentile is more than 0 and at most 100'),
 ])  # fmt: skip
 def test_wrong_method_is_told(text, message):

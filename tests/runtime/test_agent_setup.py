@@ -3,13 +3,13 @@
 import os
 
 from disttune.runtime.messages import (
-    HaveReplica,
+    FileBytes,
+    HaveFile,
     Loaded,
-    NeedReplica,
+    NeedFile,
     OpenFile,
     Ready,
-    ReplicaBytes,
-    SendReplica,
+    SendFile,
 )
 from disttune.runtime.replica import Replica, create_memory_file, write_replica
 from tests.runtime.fake_host import Rank, setup
@@ -41,23 +41,23 @@ def test_a_rank_that_cannot_open_it_asks_for_the_bytes_and_tells_others_where_th
     write_replica(source, {"a": b"x"})
 
     rank.gets(setup(rank, OpenFile(2**22 + 1, 5), b"n" * 16))
-    assert rank.news() == [NeedReplica()]
-    rank.gets(ReplicaBytes(bytes(Replica(source).raw().raw())))
+    assert rank.news() == [NeedFile("replica")]
+    rank.gets(FileBytes("replica", bytes(Replica(source).raw().raw())))
 
     (have,) = rank.news()
-    assert isinstance(have, HaveReplica)
-    assert Replica(have.source.descriptor).array("a").tobytes() == b"x"
+    assert isinstance(have, HaveFile)
+    assert Replica(have.file.descriptor).array("a").tobytes() == b"x"
     assert rank.new_calls() == ["start", "load"]
     rank.agent.close()
 
 
 def test_a_replica_is_sent_on_to_another_rank():
     rank = Rank().ready()
-    rank.gets(SendReplica(7))
+    rank.gets(SendFile("replica", 7))
 
     ((to, message),) = rank.sent
     assert to == 7
-    assert isinstance(message, ReplicaBytes)
+    assert isinstance(message, FileBytes)
 
 
 def test_user_files_are_written_to_scratch_and_removed_at_the_end():

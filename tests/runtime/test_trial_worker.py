@@ -179,10 +179,10 @@ def test_skipping_needs_no_answer(folder: Path):
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"quantization": {"engine": "fast"}}, 'no engine "fast". All: reference.'),
+        ({"quantization": {"engine": "fats"}}, 'no engine "fats". Nearest: "fast". All: fast, reference.'),
         (
             {"quantization": {"format": "qoperator"}},
-            'engine "reference" has no format "qoperator". It has: qdq.',
+            'engine "fast" has no format "qoperator". It has: qdq.',
         ),
         ({"calibration": {"data": "no.npz"}}, 'has no file "no.npz". Nearest: "data.npz".'),
     ],

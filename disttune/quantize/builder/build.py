@@ -1,0 +1,208 @@
+"""One candidate into one model: checks, a plan of what gets codes, then the graph node by node.
+
+A node is written by what its config says: dynamic ops by `DynamicWriter`; all others are copied, and read
+and write what `StaticWriter` has put around them. No model is checked by onnx and no shape inferred: the
+rules make valid models, and the tests check them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from onnx import ModelProto
+
+from disttune.config.errors import InternalError, TrialError
+from disttune.config.recipes import RecipeValue
+from disttune.config.schemes import FLOAT8_DTYPES, METHODS, QUANTIZED_DTYPES, OpConfig, Scheme
+from disttune.quantize.builder.constants import ConstantStore
+from disttune.quantize.builder.dynamic_ops import DynamicWriter, check_dynamic, stays_in_float
+from disttune.quantize.builder.float_model import FloatModel, FloatNode
+from disttune.quantize.builder.opsets import Opsets
+from disttune.quantize.builder.ranges import Ranges
+from disttune.quantize.builder.static_ops import StaticPlan, StaticWriter
+from disttune.quantize.builder.tensor_schemes import TensorSchemes, tensor_schemes
+from disttune.quantize.builder.writer import Blueprint, ModelWriter
+from disttune.quantize.counts import count_quantized
+from disttune.quantize.sharing import mark_tensors, range_sources
+from disttune.quantize.sources import WEIGHT_INPUTS
+from disttune.space.candidate import Candidate
+
+_RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair"})
+# Recipes that the space has already turned into ops left in float.
+_RESOLVED_RECIPES = frozenset(
+    {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
+)
+Configs = Mapping[str, OpConfig]
+
+
+class Builder:
+    """See `FastEngine`.
+
+    Args:
+        prepared: it is kept and must not change any more.
+        feeds: the first one is tried when the model's opset has to be raised.
+        ranges: of activations.
+    """
+
+    def __init__(self, prepared: ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], ranges: Ranges):
+        self._opsets = Opsets(prepared, feeds)
+        self._ranges = ranges
+        self._excluded: frozenset[str] = frozenset()
+        self._nodes = {node.name: node for node in self._opsets.lowest.nodes}
+        self._store = ConstantStore(self._opsets.lowest.constants)
+
+    def exclude(self, tensors: Iterable[str]) -> None:
+        """Leave these tensors in float, and no others, in what is built from now on."""
+        self._excluded = frozenset(tensors)
+
+    def blueprint(self, candidate: Candidate) -> Blueprint:
+        """The model of a candidate, its large tensors beside it.
+
+        Raises:
+            TrialError: it cannot be built; names the op and the cause.
+        """
+        configs = {op: config for op, config in candidate.configs().items() if config.quantized}
+        recipes = dict(candidate.recipes)
+        self._check(configs, recipes)
+        schemes = tensor_schemes(self._opsets.lowest, candidate, configs)
+        model, domain = self._opsets.for_schemes(schemes.all)
+        if model is not self._opsets.lowest:
+            schemes = tensor_schemes(model, candidate, configs)
+        plan = self._plan(model, configs, schemes, recipes, domain)
+        dynamic = {
+            node.name: configs[node.name]
+            for node in model.nodes
+            if node.name in configs and configs[node.name].approach == "dynamic" and not stays_in_float(node)
+        }
+        blueprint = self._write(model, plan, dynamic)
+        if (
+            configs
+            and not dynamic
+            and not _computes_on_codes(model, configs, plan)
+            and not count_quantized(blueprint.model())
+        ):
+            raise TrialError(f"the rules for Q and DQ leave all {len(configs)} ops of the candidate in float")
+        return blueprint
+
+    def _plan(
+        self,
+        model: FloatModel,
+        configs: Configs,
+        schemes: TensorSchemes,
+        recipes: Mapping[str, RecipeValue],
+        domain: str,
+    ) -> StaticPlan:
+        static = {op for op, c in configs.items() if c.approach == "static"}
+        sources = range_sources(model, static, self._ranges.known(schemes.activations))
+        marks = mark_tensors(
+            model,
+            {op for op in static if not self._is_float8_pool(op, configs[op])},
+            schemes.copies,
+            weights_only={op for op, c in configs.items() if c.approach == "weight_only"},
+            ranged=sources,
+            data_constants=schemes.constants,
+            vectors={name for name, scheme in schemes.constants.items() if scheme.axis is not None},
+            removes_activations=not any(map(_keeps_activations, schemes.activations.values())),
+            excluded=self._excluded,
+        )
+        return StaticPlan(
+            marks,
+            schemes,
+            sources,
+            domain,
+            recipes.get("add_qdq_pair_to_weight") is True,
+            recipes.get("dedicated_qdq_pair") is True,
+        )
+
+    def _write(self, model: FloatModel, plan: StaticPlan, dynamic: Configs) -> Blueprint:
+        writer = ModelWriter(model)
+        statics = StaticWriter(writer, self._store, self._ranges, plan, model)
+        dynamics = DynamicWriter(writer, self._store, model, dynamic, plan.schemes.copies)
+        dynamics.prepare(plan.marks.tensors)
+        for node in model.nodes:
+            if node.name in plan.marks.removed:
+                continue
+            reads, outputs = statics.inputs(node), statics.outputs(node)
+            if node.name in dynamic:
+                dynamics.write(node, reads, outputs)
+            else:
+                copy = writer.copy_node(node, reads, outputs)
+                if statics.drops_beta(node):
+                    for attribute in copy.attribute:
+                        if attribute.name == "beta":
+                            attribute.f = 1.0
+            statics.write_pairs(node)
+        return writer.finish(plan.schemes.copies.origins)
+
+    def _is_float8_pool(self, op: str, config: OpConfig) -> bool:
+        """MaxPool has no float8 kernel."""
+        is_float8 = config.activation is not None and config.activation.dtype in FLOAT8_DTYPES
+        return is_float8 and self._nodes[op].op_type == "MaxPool"
+
+    def _check(self, configs: Configs, recipes: Mapping[str, RecipeValue]) -> None:
+        for recipe, value in recipes.items():
+            if recipe not in _RECIPES | _RESOLVED_RECIPES and value:
+                raise TrialError(
+                    f'engine "fast" has no recipe {recipe}; it has {", ".join(sorted(_RECIPES))}'
+                )
+        for op, config in configs.items():
+            if op not in self._nodes:
+                raise InternalError(f"the candidate quantizes op {op}, which the model does not have")
+            match config.approach:
+                case "static":
+                    _check_static(op, config)
+                case "dynamic":
+                    check_dynamic(self._nodes[op], config)
+                case "weight_only":
+                    _check_weight_only(self._nodes[op], config)
+            for scheme in (config.weight, config.activation):
+                if scheme is not None:
+                    _check_scheme(op, scheme)
+
+
+def _check_static(op: str, config: OpConfig) -> None:
+    weight, activation = config.weight, config.activation
+    if activation is None:
+        raise TrialError(f"op {op}: static quantization needs a scheme for the activations")
+    if activation.granularity != "per_tensor":
+        raise TrialError(f"op {op}: activations are quantized per tensor, not {activation.granularity}")
+    if weight is not None and activation.dtype == "int8" and weight.dtype == "uint8":
+        raise TrialError(f"op {op}: onnxruntime does not do int8 activations with uint8 weights")
+
+
+def _check_weight_only(node: FloatNode, config: OpConfig) -> None:
+    positions = WEIGHT_INPUTS.get(node.op_type, ())
+    if config.weight is None or not positions or any(i not in node.float_constants for i in positions):
+        raise TrialError(
+            f"op {node.name}: a {node.op_type} without a constant weight has no weight-only form"
+        )
+
+
+def _check_scheme(op: str, scheme: Scheme) -> None:
+    if scheme.dtype not in QUANTIZED_DTYPES:
+        types = ", ".join(QUANTIZED_DTYPES)
+        raise TrialError(f'op {op}: engine "fast" has no {scheme.dtype}; it has {types}')
+    if scheme.method not in METHODS:
+        methods = ", ".join(sorted(METHODS))
+        raise TrialError(f'op {op}: engine "fast" has no method {scheme.method}; it has {methods}')
+
+
+def _keeps_activations(scheme: Scheme) -> bool:
+    """Whether codes of a tensor behind a Relu can mean less than zero."""
+    return scheme.symmetric or scheme.method == "distribution" or scheme.dtype in FLOAT8_DTYPES
+
+
+def _computes_on_codes(model: FloatModel, configs: Configs, plan: StaticPlan) -> bool:
+    """Whether an op has a weight and data with codes, or a weight alone as it should; quick, not complete."""
+    return any(
+        _has_codes(node, configs[node.name], plan)
+        for node in model.nodes
+        if node.op_type in WEIGHT_INPUTS and node.name in configs
+    )
+
+
+def _has_codes(node: FloatNode, config: OpConfig, plan: StaticPlan) -> bool:
+    inputs = plan.schemes.copies.inputs_of(node)
+    with_codes = [i for i, name in enumerate(inputs[:2]) if name in plan.marks.tensors]
+    if config.approach == "weight_only":
+        return any(i in node.float_constants for i in with_codes)
+    return with_codes == [0, 1] and 1 in node.float_constants

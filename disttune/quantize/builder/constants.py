@@ -1,0 +1,210 @@
+"""Quantized constants, each made once: codes, scale and zero point as tensors ready to be copied."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from disttune.config.errors import TrialError
+from disttune.config.schemes import Scheme
+from disttune.quantize.bias import bias_codes
+from disttune.quantize.builder.encode import encode
+from disttune.quantize.builder.tensor_schemes import ConstantScheme
+from disttune.quantize.weights import QuantizedWeight, quantize_weight
+
+Floats = NDArray[np.float32]
+_KEPT_BYTES = 2**16
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedConstant:
+    """A constant as codes.
+
+    Args:
+        scales: one, or several along the axis.
+        dtype: of the codes.
+        axis: None for one scale.
+        block_size: 0, or elements along the axis that have one scale.
+        codes, scale, zero_point: as tensors without a name.
+    """
+
+    scales: Floats
+    dtype: str
+    axis: int | None
+    block_size: int
+    codes: TensorProto
+    scale: TensorProto
+    zero_point: TensorProto
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedBias:
+    """A bias as int32 codes: tensors without a name; the axis is None for one scale."""
+
+    codes: TensorProto
+    scale: TensorProto
+    zero_point: TensorProto
+    axis: int | None
+
+
+class ConstantStore:
+    """Quantizes constants of one float model, each in each way once.
+
+    Args:
+        constants: of the float model by name; copies of weights go by the weight's name.
+    """
+
+    def __init__(self, constants: Mapping[str, TensorProto]):
+        self._tensors = constants
+        self._arrays: dict[str, Floats] = {}
+        self._constants: dict[tuple[object, ...], QuantizedConstant] = {}
+        self._grown: dict[tuple[object, ...], Floats | None] = {}
+        self._biases: dict[tuple[object, ...], QuantizedBias | None] = {}
+
+    def array(self, name: str) -> Floats:
+        """Values of a float constant; not to be written to."""
+        if name in self._arrays:
+            return self._arrays[name]
+        array: Floats = numpy_helper.to_array(self._tensors[name])
+        if array.nbytes <= _KEPT_BYTES:  # biases are read in each candidate; weights once for each scheme
+            self._arrays[name] = array
+        return array
+
+    def quantized(self, name: str, scheme: ConstantScheme) -> QuantizedConstant:
+        return self._once(
+            (name, scheme),
+            scheme.scheme,
+            lambda: quantize_weight(self.array(name), scheme.scheme, scheme.axis),
+        )
+
+    def transposed(self, name: str, scheme: Scheme) -> QuantizedConstant:
+        """Of a matrix turned over; per channel its columns are."""
+        axis = 1 if scheme.granularity == "per_channel" else None
+        return self._once(
+            (name, scheme, "transposed"),
+            scheme,
+            lambda: quantize_weight(np.ascontiguousarray(self.array(name).T), scheme, axis),
+        )
+
+    def recurrent(self, name: str, scheme: Scheme) -> QuantizedConstant:
+        """Of a weight of LSTM as DynamicQuantizeLSTM takes it: (directions, inputs, 4 * hidden).
+
+        It has one scale for each direction, or for each row of each direction.
+        """
+
+        def quantize() -> QuantizedWeight:
+            array = self.array(name)
+            n_directions, n_rows, n_inputs = array.shape
+            rows = replace(scheme, granularity="per_channel")
+            several = scheme.granularity == "per_channel"
+            weight = quantize_weight(array.reshape(-1, n_inputs) if several else array, rows, 0)
+            shape = (n_directions, n_rows) if several else (n_directions,)
+            return replace(
+                weight,
+                codes=np.reshape(weight.codes, array.shape).transpose(0, 2, 1),
+                scale=np.reshape(weight.scale, shape),
+                zero_point=np.reshape(weight.zero_point, shape),
+            )
+
+        return self._once((name, scheme, "recurrent"), scheme, quantize)
+
+    def for_bias(
+        self,
+        name: str,
+        scheme: ConstantScheme,
+        weight: QuantizedConstant,
+        bias: str,
+        data_scale: np.float32,
+        beta: float,
+    ) -> QuantizedConstant:
+        """A weight with scales large enough for the int32 codes of a bias.
+
+        Args:
+            weight: as it is up to now.
+            data_scale: of the data that the weight is multiplied by.
+            beta: factor of the bias.
+        """
+        key = (bias, float(data_scale), weight.scales.shape, weight.scales.tobytes(), beta)
+        if key not in self._grown:
+            with _naming(bias):
+                values = self.array(bias) * np.float32(beta)
+                self._grown[key] = _grown_scales(values, data_scale, weight.scales)
+        scales = self._grown[key]
+        if scales is None:
+            return weight
+        return self._once(
+            (name, scheme, scales.tobytes()),
+            scheme.scheme,
+            lambda: quantize_weight(self.array(name), scheme.scheme, scheme.axis).rescaled(
+                self.array(name), scales
+            ),
+        )
+
+    def bias(self, name: str, data_scale: np.float32, scales: Floats, beta: float) -> QuantizedBias | None:
+        """int32 codes of beta x bias at the scale data x weight; None where it has to stay in float."""
+        key = (name, float(data_scale), scales.shape, scales.tobytes(), beta)
+        if key not in self._biases:
+            with _naming(name):
+                self._biases[key] = _quantized_bias(self.array(name) * np.float32(beta), data_scale, scales)
+        return self._biases[key]
+
+    def _once(
+        self, key: tuple[object, ...], scheme: Scheme, quantize: Callable[[], QuantizedWeight]
+    ) -> QuantizedConstant:
+        if key not in self._constants:
+            with _naming(key[0]):
+                self._constants[key] = _as_tensors(quantize(), scheme.dtype)
+        return self._constants[key]
+
+
+@contextmanager
+def _naming(constant: object) -> Iterator[None]:
+    """Let errors say which constant it was."""
+    try:
+        yield
+    except TrialError as error:
+        raise TrialError(f'constant "{constant}": {error}') from error
+
+
+def _fits(bias: Floats, scales: Floats) -> bool:
+    """Whether a bias has a value for each scale of the weight, or the weight one scale; groups never fit."""
+    return scales.size == 1 or bias.shape == scales.shape
+
+
+def _grown_scales(bias: Floats, data_scale: np.float32, scales: Floats) -> Floats | None:
+    """Scales of a weight that the bias fits; None where it does already, or never will."""
+    if not _fits(bias, scales):
+        return None
+    grown = bias_codes(bias, data_scale, scales)
+    return None if grown.ratio is None else grown.weight_scale
+
+
+def _quantized_bias(bias: Floats, data_scale: np.float32, scales: Floats) -> QuantizedBias | None:
+    if not _fits(bias, scales):
+        return None
+    quantized = bias_codes(bias, data_scale, scales, may_grow=False)
+    if (np.abs(quantized.codes.astype(np.int64)) >= _INT32_MAX).any():
+        return None
+    several = scales.size > 1
+    return QuantizedBias(
+        encode(quantized.codes, "int32"),
+        encode(quantized.scale.reshape(-1), "float32"),
+        encode(np.zeros(scales.size if several else (), np.int32), "int32"),
+        0 if several else None,
+    )
+
+
+def _as_tensors(weight: QuantizedWeight, dtype: str) -> QuantizedConstant:
+    return QuantizedConstant(
+        scales=weight.scale,
+        dtype=dtype,
+        axis=weight.axis,
+        block_size=weight.block_size or 0,
+        codes=encode(weight.codes, dtype),
+        scale=encode(weight.scale, "float32"),
+        zero_point=encode(weight.zero_point, dtype),
+    )

@@ -1,0 +1,116 @@
+"""The fast engine: statistics once, thresholds and weights once for each scheme, graphs straight in protobuf.
+
+A light front: what needs onnx is imported when an engine is made, so that asking for the methods costs
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from disttune.config.errors import InputError, TrialError
+from disttune.config.schemes import METHODS
+from disttune.quantize.engine import EngineSettings, register_engine
+from disttune.space.candidate import Candidate
+from disttune.space.summary import ModelSummary
+
+if TYPE_CHECKING:
+    import numpy as np
+    from onnx import ModelProto, TensorProto
+
+    from disttune.quantize.builder.writer import Blueprint
+    from disttune.quantize.statistics.statistics import Statistics
+
+
+@register_engine("fast")
+class FastEngine:
+    """See `Engine`. For minmax its models are those of the engine "reference".
+
+    Statistics come from `use`; else they are collected from all feeds when the first static candidate is
+    built. `prepared` is kept and must not change any more.
+    """
+
+    methods: ClassVar[frozenset[str]] = frozenset(METHODS)
+
+    def __init__(
+        self,
+        prepared: ModelProto,
+        summary: ModelSummary,  # noqa: ARG002 (all it says is in the model)
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        settings: EngineSettings,
+    ):
+        if settings.format != "qdq":
+            raise InputError(f'engine "fast" has no format "{settings.format}". It has: qdq.')
+        from disttune.quantize.builder.build import Builder
+        from disttune.quantize.builder.ranges import Ranges
+
+        self._prepared = prepared
+        self._feeds = feeds
+        self._settings = settings
+        self._has_collected = False
+        self._descriptions: dict[
+            int, tuple[TensorProto, bytes]
+        ] = {}  # the tensor, so that its id stays its own
+        self._ranges = Ranges(self._collect)
+        self._builder = Builder(prepared, feeds, self._ranges)
+
+    def use(self, statistics: Statistics) -> None:
+        """Take these statistics of the prepared model's activations instead of collecting any."""
+        self._ranges.use(statistics)
+
+    def exclude(self, tensors: Iterable[str]) -> None:
+        """Leave these tensors in float, and no others, in what is built from now on."""
+        self._builder.exclude(tensors)
+
+    def build(self, candidate: Candidate) -> ModelProto:
+        """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""
+        if candidate.quantized_ops:
+            return self.blueprint(candidate).model()
+        from onnx import ModelProto
+
+        model = ModelProto()
+        model.CopyFrom(self._prepared)
+        return model
+
+    def blueprint(self, candidate: Candidate) -> Blueprint:
+        """The model of a candidate, its large tensors beside it: those are shared by all candidates.
+
+        Raises:
+            TrialError: as `build`.
+        """
+        return self._builder.blueprint(candidate)
+
+    def digest(self, blueprint: Blueprint) -> str:
+        """`model_digest` of a blueprint's model; tensors that were in an earlier one are not read again."""
+        from disttune.quantize.digest import describe_tensor, model_digest
+
+        known = self._descriptions
+        for tensor in blueprint.tensors.values():
+            if id(tensor) not in known:
+                known[id(tensor)] = tensor, describe_tensor(tensor)
+        found = {name: known[id(tensor)][1] for name, tensor in blueprint.tensors.items()}
+        return model_digest(blueprint.skeleton, found)
+
+    def _collect(self, needed: Sequence[str]) -> Statistics:
+        """At first of all tensors that may be needed, later of those that are."""
+        from disttune.quantize.statistics.collect import collect, tensors_of_interest
+
+        if not self._feeds:
+            raise TrialError("static quantization needs calibration feeds, and there are none")
+        graph = self._prepared.graph
+        made = [
+            *(value.name for value in graph.input),
+            *(name for node in graph.node for name in node.output),
+        ]
+        wanted = set(needed)
+        if not self._has_collected:
+            wanted.update(tensors_of_interest(self._prepared, self._settings.placement))
+        self._has_collected = True
+        return collect(
+            self._prepared,
+            self._feeds,
+            [name for name in made if name in wanted],
+            n_threads=self._settings.n_threads,
+            providers=self._settings.providers,
+        )

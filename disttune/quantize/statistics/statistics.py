@@ -1,0 +1,182 @@
+"""Statistics of many tensors: merged, packed for other ranks, kept on disk.
+
+Packed and on disk they are a few plain arrays:
+- names: of the T tensors;
+- facts: n, n_zero, n_excluded, exponent and n_samples of each, int64, shape (T, 5);
+- extrema: minimum and maximum of each, float64, shape (T, 2);
+- samples: minima, maxima, sums and squares of all samples, tensor after tensor, float64, shape (4, sum of
+  n_samples);
+- spans: of the linear bins from the first to the last that is not empty, where they begin and how many they
+  are; the same of the counters by magnitude; int32, shape (T, 4);
+- counts: of these spans, tensor after tensor, in the smallest unsigned type that holds them all.
+A file has their digest as well.
+"""
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from disttune.config.errors import InternalError, RunDirectoryError
+from disttune.quantize.export import replaced_file
+from disttune.quantize.statistics.histogram import N_BINS, N_COUNTERS, Counts
+from disttune.quantize.statistics.tensor_statistics import TensorStatistics
+
+Array = NDArray[Any]
+_ARRAYS = ("names", "facts", "extrema", "samples", "spans", "counts")
+_DIGEST_BYTES = 16
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error)
+
+
+class Statistics(Mapping[str, TensorStatistics]):
+    """Statistics by name of tensor.
+
+    Args:
+        tensors: in the order that everything made of them keeps.
+    """
+
+    def __init__(self, tensors: Mapping[str, TensorStatistics]):
+        self._tensors = dict(tensors)
+
+    def __getitem__(self, name: str) -> TensorStatistics:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Self]) -> Self:
+        """Statistics of all samples together: byte for byte the same for any grouping of them.
+
+        Args:
+            parts: of the same tensors, in the order of their samples.
+        Raises:
+            InternalError: the parts are of different tensors.
+        """
+        names = list(parts[0]) if parts else []
+        if any(list(part) != names for part in parts):
+            raise InternalError("statistics of different tensors cannot be merged")
+        return cls({name: TensorStatistics.merged([part[name] for part in parts]) for name in names})
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits over everything."""
+        return _digest(self.to_arrays())
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Everything as plain arrays by name, for `from_arrays` on another rank."""
+        tensors = list(self._tensors.values())
+        spans = [_span(counts) for t in tensors for counts in (t.counts, t.log_counts)]
+        return {
+            "names": np.array(list(self._tensors), dtype=np.str_),
+            "facts": np.array(
+                [(t.n, t.n_zero, t.n_excluded, t.exponent, t.n_samples) for t in tensors], np.int64
+            ).reshape(-1, 5),
+            "extrema": np.array([(t.minimum, t.maximum) for t in tensors], np.float64).reshape(-1, 2),
+            "samples": np.concatenate(
+                [np.stack(_sample_arrays(t)) for t in tensors] or [np.zeros((4, 0))], axis=1
+            ),
+            "spans": np.array([(first, part.size) for first, part in spans], np.int32).reshape(-1, 4),
+            "counts": _smallest(np.concatenate([part for _, part in spans] or [np.zeros(0, np.int64)])),
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> Self:
+        """The statistics that `to_arrays` packed."""
+        names, facts, extrema, samples, spans, counts = (arrays[name] for name in _ARRAYS)
+        parts = iter(np.split(counts, np.cumsum(spans[:, 1::2])[:-1]))
+        sample_parts = iter(np.split(samples, np.cumsum(facts[:, 4])[:-1], axis=1))
+        tensors = {}
+        for name, fact, (minimum, maximum), (first, _, first_log, _) in zip(
+            names, facts, extrema, spans, strict=True
+        ):
+            n, n_zero, n_excluded, exponent, _ = (int(value) for value in fact)
+            minima, maxima, sums, squares = (np.ascontiguousarray(row) for row in next(sample_parts))
+            tensors[str(name)] = TensorStatistics(
+                n=n,
+                n_zero=n_zero,
+                n_excluded=n_excluded,
+                minimum=float(minimum),
+                maximum=float(maximum),
+                sample_minima=minima,
+                sample_maxima=maxima,
+                sample_sums=sums,
+                sample_squares=squares,
+                exponent=exponent,
+                counts=_unpacked(next(parts), first, N_BINS),
+                log_counts=_unpacked(next(parts), first_log, N_COUNTERS),
+            )
+        return cls(tensors)
+
+    def save(self, path: Path) -> None:
+        """Write a file, or leave what is there.
+
+        Raises:
+            RunDirectoryError: it cannot be written: disk full, no permission ...
+        """
+        arrays = self.to_arrays()
+        try:
+            with replaced_file(path) as file:
+                np.savez(file, allow_pickle=False, digest=np.array(_digest(arrays)), **arrays)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{path}: statistics cannot be written: {error.strerror or error}. "
+                "Make room or check permissions, then run the same command again."
+            ) from error
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Self | None, str]:
+        """Read what `save` wrote.
+
+        Returns:
+            The statistics and an empty text; or None and the reason, where there is no file or it is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in (*_ARRAYS, "digest")}
+            if _digest({name: arrays[name] for name in _ARRAYS}) != str(arrays["digest"]):
+                return None, f"{path}: damaged: its content does not have its digest"
+            return cls.from_arrays(arrays), ""
+        except FileNotFoundError:
+            return None, f"{path}: there is no such file"
+        except _DAMAGE as error:
+            return None, f"{path}: damaged: {type(error).__name__}: {error}"
+
+
+def _sample_arrays(tensor: TensorStatistics) -> tuple[Array, ...]:
+    return tensor.sample_minima, tensor.sample_maxima, tensor.sample_sums, tensor.sample_squares
+
+
+def _span(counts: Counts) -> tuple[int, Counts]:
+    """Where the part begins that is not empty, and the part."""
+    filled = np.flatnonzero(counts)
+    if not filled.size:
+        return 0, counts[:0]
+    return int(filled[0]), counts[filled[0] : filled[-1] + 1]
+
+
+def _unpacked(part: Array, first: int, size: int) -> Counts:
+    counts = np.zeros(size, np.int64)
+    counts[first : first + part.size] = part
+    return counts
+
+
+def _smallest(counts: Counts) -> Array:
+    return counts.astype(np.min_scalar_type(counts.max(initial=0)))
+
+
+def _digest(arrays: Mapping[str, Array]) -> str:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for name in _ARRAYS:
+        array = arrays[name]
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,259 @@
+"""What a trial process holds of a job: the models, the calibration feeds, the evaluators.
+
+Rank 0's process makes it from the user's files and checks everything; every other one gets it from the
+replica and loads the user's code alone.
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import onnx
+
+import disttune
+from disttune.config.errors import ModelError
+from disttune.config.job import Job, ModelSection
+from disttune.evaluate.data import Feeds, load_feeds
+from disttune.evaluate.evaluators import (
+    Evaluator,
+    build_evaluators,
+    specs_from_functions,
+    specs_from_section,
+)
+from disttune.evaluate.model import QuantizedModel, check_providers
+from disttune.evaluate.user_code import code_file, files_digest
+from disttune.evaluate.user_files import FileRecorder, collect_files
+from disttune.quantize.builder.writer import Blueprint
+from disttune.quantize.digest import model_digest, serialize
+from disttune.quantize.engine import Engine, EngineSettings, find_engine
+from disttune.quantize.graph import prepare, read_model
+from disttune.quantize.shared_tensors import SharedTensors
+from disttune.quantize.size import LARGE_BYTES, model_bytes
+from disttune.quantize.summary import input_specs, summarize
+from disttune.quantize.topology import default_opset
+from disttune.runtime.messages import Functions, Load
+from disttune.runtime.replica import Replica
+from disttune.runtime.statistics_work import mapped
+from disttune.space.summary import ModelSummary
+
+OWN_FILES = [p for p in Path(disttune.__file__).parent.iterdir() if p.name != "examples"]
+MAX_DIGESTED_BYTES = 2**30
+Handed = Mapping[str, Any]
+
+
+@dataclass
+class JobData:
+    """Everything but the engine's own state.
+
+    Args:
+        job: with its folder where this process finds the user's files.
+        functions: what `autotune()` was handed, unpickled.
+        n_threads: of a run.
+        prepared: the float model that candidates are made from.
+        summary: of it.
+        feeds: all calibration samples.
+        evaluators: ready to be called.
+        directory: for temporary files.
+        original: the user's model; on rank 0 only.
+        recorder: sees which files the user's code reads; on rank 0 only.
+        reference: float outputs for the metrics held against them, by "evaluator/block".
+        warnings: to be told once.
+    """
+
+    job: Job
+    functions: Handed
+    n_threads: int
+    prepared: onnx.ModelProto
+    summary: ModelSummary
+    feeds: Feeds
+    evaluators: tuple[Evaluator, ...]
+    directory: Path | None = None
+    original: onnx.ModelProto | None = None
+    recorder: FileRecorder | None = None
+    reference: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def prepare(
+        cls, job: Job, functions: Functions, n_threads: int, directory: Path | None, handed: Handed | None
+    ) -> "JobData":
+        """Read and check everything the job names; called on rank 0.
+
+        Raises:
+            InputError: something the user gave cannot be used.
+        """
+        check_providers(job.model.providers)
+        original = read_model(job.model.path)
+        if model_bytes(original) >= LARGE_BYTES:
+            raise ModelError(f"{job.model.path}: models of 2 GB and more cannot be tuned yet")
+        recorder = FileRecorder(job.folder, exclude=OWN_FILES)
+        with recorder:
+            unpacked = _unpacked(functions, handed)
+            feeds = _read_feeds(job, unpacked, original)
+            evaluators = _make_evaluators(job, unpacked, original)
+        warnings = list(feeds.warnings)
+        prepared = prepare(original, warnings.append, directory)
+        if error := too_new(prepared, job.model):
+            raise ModelError(f"{job.model.path}, prepared for quantizing, {error}")
+        summary = summarize(prepared, original)
+        data = cls(
+            job, unpacked, n_threads, prepared, summary, feeds, evaluators, directory, original, recorder
+        )
+        data.reference = data._reference_outputs()
+        data.evaluators = _with_reference(evaluators, data.reference)
+        data.warnings = tuple(warnings)
+        return data
+
+    @classmethod
+    def load(cls, message: Load, directory: Path | None, handed: Handed | None) -> "JobData":
+        """Take over what rank 0 has prepared.
+
+        Raises:
+            InputError: the user's code cannot be loaded here.
+        """
+        job = message.job.moved_to(message.folder)
+        unpacked = _unpacked(message.functions, handed)
+        replica = mapped(message.replica)
+        prepared = onnx.ModelProto.FromString(replica.array("model").tobytes())
+        feeds = Feeds.from_arrays(_below(replica, "feeds/"))
+        evaluators = _with_reference(_make_evaluators(job, unpacked, prepared), _below(replica, "reference/"))
+        return cls(job, unpacked, message.n_threads, prepared, message.summary, feeds, evaluators, directory)
+
+    @property
+    def calibration(self) -> Feeds:
+        """The samples to calibrate with."""
+        return self.feeds.head(self.job.calibration.samples[0])
+
+    def engine(self) -> Engine:
+        """The job's engine over this data; refuses what it cannot do at all."""
+        quantization = self.job.quantization
+        settings = EngineSettings(
+            providers=tuple(self.job.model.providers),
+            n_threads=self.n_threads,
+            placement=quantization.placement or "speed",
+            format=quantization.format,
+            directory=self.directory,
+        )
+        return find_engine(quantization.engine)(self.prepared, self.summary, self.calibration.feeds, settings)
+
+    def model(
+        self, source: onnx.ModelProto | Blueprint, shared: SharedTensors | None = None
+    ) -> QuantizedModel:
+        """What an evaluation gets."""
+        return QuantizedModel(source, self.n_threads, self.job.model.providers, self.directory, shared)
+
+    def replica_parts(self) -> dict[str, Any]:
+        """What other ranks need, by name."""
+        parts: dict[str, Any] = {"model": serialize(self.prepared)}
+        parts |= {f"feeds/{name}": array for name, array in self.feeds.to_arrays().items()}
+        return parts | {f"reference/{name}": array for name, array in self.reference.items()}
+
+    def digests(self, code_digest: str) -> dict[str, str]:
+        """Of "model", "data" and "code"; `code_digest` is that of functions that come from a script."""
+        assert self.original is not None
+        assert self.recorder is not None
+        code = set(self._code_files())
+        data = set(self._data_files())
+        data |= {p for p in self.recorder.paths if p.suffix != ".py" and p != self.job.model.path}
+        if "eval_fn" not in self.functions:  # whose digest holds what it uses, and no more of the script
+            code |= {p for p in self.recorder.paths if p.suffix == ".py"}
+        return {
+            "model": model_digest(self.original),
+            "data": _joined(self.feeds.digest, self._digest_below(data)),
+            "code": _joined(code_digest, self._digest_below(code)),
+        }
+
+    def user_files(self) -> dict[str, bytes]:
+        """The user's files that other nodes need, by path below the job's folder."""
+        assert self.recorder is not None
+        named = [*self._code_files(), *self._data_files()]
+        return collect_files(named, self.recorder.paths, self.job.evaluation.files, self.job.folder)
+
+    def _code_files(self) -> list[Path]:
+        references = [e.function for e in self.job.evaluation.entries] + [self.job.calibration.loader]
+        return [code_file(r, self.job.folder) for r in references if r]
+
+    def _data_files(self) -> list[Path]:
+        return [e.data for e in self.job.evaluation.entries if e.data]
+
+    def _digest_below(self, files: Iterable[Path]) -> str:
+        """Over files by their place in the job's folder."""
+        return files_digest({os.path.relpath(path, self.job.folder): _content(path) for path in files})
+
+    def _reference_outputs(self) -> dict[str, Any]:
+        """Float outputs for the metrics that are held against them, computed once for all ranks."""
+        assert self.original is not None
+        outputs = {}
+        for i, evaluator in enumerate(self.evaluators):
+            if evaluator.needs_reference:
+                with self.model(self.original) as model:
+                    for j, array in enumerate(evaluator.reference_outputs(model)):
+                        outputs[f"{i}/{j}"] = array
+        return outputs
+
+
+def _unpacked(functions: Functions, handed: Handed | None) -> Handed:
+    for place in functions.sys_path:
+        if place not in sys.path:
+            sys.path.append(place)
+    if handed is not None:
+        return handed
+    unpickled: Handed = cloudpickle.loads(functions.pickled) if functions.pickled else {}
+    return unpickled
+
+
+def _read_feeds(job: Job, functions: Handed, model: onnx.ModelProto) -> Feeds:
+    given = functions.get("feeds")
+    source = given if given is not None else job.calibration.loader or job.calibration.data
+    if source is None:
+        return Feeds((), None, 0)
+    outputs = [o.name for o in model.graph.output]
+    return load_feeds(source, job.folder, input_specs(model), max(job.calibration.samples), outputs)
+
+
+def _make_evaluators(job: Job, functions: Handed, model: onnx.ModelProto) -> tuple[Evaluator, ...]:
+    if "eval_fn" in functions:
+        specs = specs_from_functions(functions["eval_fn"])
+    else:
+        specs = specs_from_section(job.evaluation)
+    return build_evaluators(specs, job.folder, input_specs(model), [o.name for o in model.graph.output])
+
+
+def _with_reference(evaluators: tuple[Evaluator, ...], outputs: Mapping[str, Any]) -> tuple[Evaluator, ...]:
+    ready = []
+    for i, evaluator in enumerate(evaluators):
+        if evaluator.needs_reference:
+            blocks = [outputs[f"{i}/{j}"] for j in range(len(evaluator.inputs))]
+            ready.append(evaluator.with_reference(blocks))
+        else:
+            ready.append(evaluator)
+    return tuple(ready)
+
+
+def too_new(model: onnx.ModelProto, limits: ModelSection) -> str | None:
+    """What of a model is newer than the job allows, or None."""
+    opset = default_opset(model)
+    if limits.max_opset is not None and opset > limits.max_opset:
+        return f"has opset {opset}; model.max_opset is {limits.max_opset}"
+    if limits.max_ir_version is not None and model.ir_version > limits.max_ir_version:
+        return f"has IR version {model.ir_version}; model.max_ir_version is {limits.max_ir_version}"
+    return None
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; its size alone for one that takes long to read."""
+    n_bytes = path.stat().st_size
+    return path.read_bytes() if n_bytes <= MAX_DIGESTED_BYTES else str(n_bytes).encode()
+
+
+def _joined(*digests: str) -> str:
+    return hashlib.blake2b("/".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def _below(replica: Replica, prefix: str) -> dict[str, Any]:
+    return {n.removeprefix(prefix): replica.array(n) for n in replica.names() if n.startswith(prefix)}

@@ -1,0 +1,48 @@
+"""What is told of a blueprint is what the whole model would tell, and its session computes the same."""
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from disttune.config.quantization_section import QuantizationSection
+from disttune.evaluate.model import QuantizedModel
+from disttune.quantize.builder.writer import Blueprint
+from disttune.quantize.counts import count_quantized
+from disttune.quantize.digest import model_digest, serialize
+from disttune.quantize.engine import EngineSettings, find_engine
+from disttune.quantize.graph import prepare
+from disttune.quantize.shared_tensors import SharedTensors
+from disttune.quantize.summary import summarize
+from disttune.space.capability import load_capability
+from disttune.space.space import build_space
+from tests import models
+
+
+def blueprints(model, n: int = 4) -> tuple[list[Blueprint], list]:
+    """The first candidates' blueprints of one engine, so that they share tensors."""
+    prepared = prepare(model)
+    summary, feeds = summarize(prepared, model), models.feeds(model)
+    engine = find_engine("fast")(prepared, summary, feeds, EngineSettings())
+    space = build_space(summary, load_capability("ort-cpu"), QuantizationSection())
+    return [engine.blueprint(space[i]) for i in range(min(n, space.size))], feeds
+
+
+@pytest.mark.parametrize("make", [models.tiny_cnn, models.depthwise_cnn, models.mlp, models.attention])
+def test_digest_size_and_count_are_those_of_the_whole_model(make):
+    shared = SharedTensors()
+    for blueprint in blueprints(make())[0]:
+        model = blueprint.model()
+        assert shared.digest(blueprint) == model_digest(model)
+        assert shared.size_bytes(blueprint) == len(serialize(model))
+        assert shared.n_quantized(blueprint) == count_quantized(model)
+
+
+@pytest.mark.parametrize("make", [models.tiny_cnn, models.mlp, models.attention])
+def test_a_session_over_shared_tensors_computes_the_same_bits(make):
+    shared = SharedTensors()
+    found, feeds = blueprints(make())
+    for blueprint in found:
+        plain = onnxruntime.InferenceSession(serialize(blueprint.model()))
+        with QuantizedModel(blueprint, shared=shared) as model:
+            for a, b in zip(model.run(None, feeds[0]), plain.run(None, feeds[0]), strict=True):
+                np.testing.assert_array_equal(a, b)
