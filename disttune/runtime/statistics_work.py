@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from disttune.config.errors import DisttuneError
 from disttune.config.job import Job
 from disttune.evaluate.data import Feeds
 from disttune.quantize.digest import model_digest
@@ -66,11 +68,14 @@ class StatisticsWork:
         return Statistics.load(self._file(folder))
 
     def merge(self, parts: Sequence[Mapping[str, Any]], folder: Path) -> Statistics:
-        """Statistics of all blocks, given in order; they are kept in the folder."""
+        """Statistics of all blocks, given in order; they are kept in the folder if it takes them."""
         self._collector = None  # its sessions are large
         merged = Statistics.merged([Statistics.from_arrays(part) for part in parts])
-        folder.mkdir(exist_ok=True)
-        merged.save(self._file(folder))
+        try:
+            folder.mkdir(exist_ok=True)
+            merged.save(self._file(folder))
+        except (OSError, DisttuneError) as error:  # into the rank's log: a resume will calibrate again
+            sys.stderr.write(f"statistics are not kept for a resume: {error}\n")
         return merged
 
     def _file(self, folder: Path) -> Path:

@@ -27,8 +27,8 @@ def test_timeout_ends_the_running_trial_and_more_time_runs_it_again(
         assert ended.left == ()
         return ended.code, table(tmp_path / name)
 
-    cut = tune("run", 3.0, ranks, SLOW="1")
-    same_again = tune("run", 3.0)
+    cut = tune("run", 10.0, ranks, SLOW="1")  # start-up counts
+    same_again = tune("run", 10.0)
     resumed = tune("run", 100.0)
 
     (hanging,) = [row for row in cut[1] if row["status"] != "ok"]
