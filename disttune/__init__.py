@@ -12,6 +12,17 @@ _HOMES = {
     "DynamicQuantConfig": "disttune.config.algorithms.dynamic",
     "SampleEvaluator": "disttune.evaluate.samples",
     "QuantizedModel": "disttune.evaluate.model",
+    "TuningCriterion": "disttune.api.base_tuning.criteria",
+    "AccuracyCriterion": "disttune.api.base_tuning.criteria",
+    "Evaluator": "disttune.api.base_tuning.evaluator",
+    "Sampler": "disttune.config.config_loader",
+    "SequentialSampler": "disttune.config.config_loader",
+    "ConfigLoader": "disttune.config.config_loader",
+    "TuningMonitor": "disttune.api.base_tuning.tuning_monitor",
+    "TuningLogger": "disttune.api.base_tuning.tuning_logger",
+    "init_tuning": "disttune.api.base_tuning",
+    "TuneStrategy": "disttune.strategy.tune_strategy",
+    "check_strategy": "disttune.schedule.strategy_check",
     "DisttuneError": "disttune.config.errors",
 }
 __all__ = [*_HOMES, "__version__"]

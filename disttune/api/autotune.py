@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from disttune.api.base_tuning.criteria import as_section, directed
 from disttune.api.functions import drain, pack
 from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY, LogFormat, dismiss, serve, tune_job
 from disttune.config.errors import InputError, RunDirectoryError, UserCodeError
@@ -40,7 +41,8 @@ def autotune(
 
     Args:
         model: the float model, a path or a ModelProto; None when a job file names it.
-        tune_config: a `TuningConfig`, or a job: the path of a job file, or its sections as a dict.
+        tune_config: a `TuningConfig`, or a job: the path of a job file, or its sections as a dict, where a
+            `TuningCriterion` and an `AccuracyCriterion` may stand for "tuning" and "accuracy".
         eval_fn: a function that takes the model (usable as an InferenceSession and as a path) and returns
             its metric; or a dict {"eval_fn", "weight", "name", "higher_is_better"}; or a list of these.
             None takes what the job's `evaluation` section says.
@@ -57,7 +59,7 @@ def autotune(
     """
     transport = join_world()
     try:
-        handed = {"eval_fn": eval_fn} if eval_fn is not None else {}
+        handed = {"eval_fn": directed(eval_fn, tune_config)} if eval_fn is not None else {}
         if transport.rank != 0:
             goodbye = serve(transport, handed or None)
             result, files = goodbye.result, goodbye.model
@@ -131,7 +133,7 @@ def _job_of(model: Any, tune_config: Any, path: Path) -> Job:
     elif isinstance(tune_config, TuningConfig):
         data = _sections(tune_config)
     elif isinstance(tune_config, Mapping):
-        data = dict(tune_config)
+        data = {name: as_section(section) for name, section in tune_config.items()}
     else:
         raise InputError(
             f"tune_config is a {type(tune_config).__name__}; expected a TuningConfig, or a job: the path of "
@@ -165,7 +167,7 @@ def _sections(config: TuningConfig) -> dict[str, Any]:
     approach = "auto" if len(algorithms) > 1 else next(iter(algorithms))
     return {
         "tuning": {
-            "strategy": config.sampler,
+            "strategy": config.strategy,
             "strategy_kwargs": {"configs": [c.to_dict() for c in configs]},
             "max_trials": config.max_trials,
             "timeout": config.timeout,

@@ -35,7 +35,8 @@ def space_of(job: Job) -> Space:
     engine = find_engine(job.quantization.engine)
     original = read_model(job.model.path)
     summary = summarize(prepare(original), original)
-    return build_space(summary, load_capability(job.model.target), job.quantization, engine.methods)
+    capability = load_capability(job.model.target)
+    return build_space(summary, capability, job.quantization, engine.methods, approaches=engine.approaches)
 
 
 def print_space(space: Space, console: Console) -> None:

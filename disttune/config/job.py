@@ -111,9 +111,7 @@ _OBJECTIVE_SCHEMA = {
 class TuningSection(Section):
     """The search: strategy, budgets, when to stop."""
 
-    strategy: NameOrReference = Field(
-        default="default", description='Name of a strategy, or "file.py:Class".'
-    )
+    strategy: NameOrReference = Field(default="auto", description='Name of a strategy, or "file.py:Class".')
     quant_level: Literal[0, 1, "auto"] | None = Field(
         default=None,
         exclude=True,

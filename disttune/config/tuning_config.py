@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from disttune.config.algorithms import AlgorithmConfig, config_from_dict, expand_config_set
+from disttune.config.config_loader import ConfigLoader, Sampler
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 
@@ -18,7 +19,7 @@ class TuningConfig:
         config_set: one algorithm config or several; kept as a tuple.
         timeout: seconds for the job; 0: no limit.
         max_trials: distinct models to measure at most.
-        sampler: name of the strategy that goes through the configs.
+        sampler: name of the strategy that goes through the configs, or a `Sampler` class that orders them.
         tolerable_loss: fraction of the baseline that may be lost; between -1 and 1.
     Raises:
         InputError: a value is wrong; one line for each mistake.
@@ -27,7 +28,7 @@ class TuningConfig:
     config_set: AlgorithmConfig | Sequence[AlgorithmConfig]
     timeout: float = 0
     max_trials: int = 100
-    sampler: str = "sequential"
+    sampler: str | type[Sampler] = "sequential"
     tolerable_loss: float = 0.01
 
     def __post_init__(self) -> None:
@@ -38,17 +39,26 @@ class TuningConfig:
             raise InputError("\n".join(f"TuningConfig: {text}" for text in mistakes))
 
     def configs(self) -> list[AlgorithmConfig]:
-        """The single-valued configs, in the order of the sequential sampler."""
-        return expand_config_set(self.config_set)
+        """The single-valued configs, in the order of the sampler where that is a class."""
+        if isinstance(self.sampler, str):
+            return expand_config_set(self.config_set)
+        return list(ConfigLoader(self.config_set, self.sampler))
+
+    @property
+    def strategy(self) -> str:
+        """Name of the strategy that goes through the configs."""
+        return self.sampler if isinstance(self.sampler, str) else "sequential"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Plain JSON types; the order that a `Sampler` class gives is that of the configs then."""
         configs = [self.config_set] if isinstance(self.config_set, AlgorithmConfig) else self.config_set
+        if not isinstance(self.sampler, str):
+            configs = self.configs()
         return {
             "config_set": [c.to_dict() for c in configs],
             "timeout": self.timeout,
             "max_trials": self.max_trials,
-            "sampler": self.sampler,
+            "sampler": self.strategy,
             "tolerable_loss": self.tolerable_loss,
         }
 
@@ -73,7 +83,7 @@ class TuningConfig:
             found.append(f"timeout must be a number of seconds, at least 0; {self.timeout!r} was given")
         if isinstance(self.max_trials, bool) or not isinstance(self.max_trials, int) or self.max_trials < 1:
             found.append(f"max_trials must be a whole number of at least 1; {self.max_trials!r} was given")
-        if not isinstance(self.sampler, str) or not self.sampler:
+        if not self.sampler or not (isinstance(self.sampler, str) or _is_sampler(self.sampler)):
             found.append(
                 f'sampler must be the name of a strategy, e.g. "sequential"; {self.sampler!r} was given'
             )
@@ -83,6 +93,10 @@ class TuningConfig:
                 f"{self.tolerable_loss!r} was given"
             )
         return found
+
+
+def _is_sampler(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Sampler)
 
 
 def _is_number(value: Any) -> bool:

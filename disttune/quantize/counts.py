@@ -15,10 +15,11 @@ def count_quantized(model: ModelProto, beside: Mapping[str, TensorProto] = Mappi
 
     A node counts when
     1. it is an integer operator (QLinearConv, MatMulInteger ...); or
-    2. what it gives goes into DequantizeLinear (Gather of codes); or
-    3. what it computes with comes from DequantizeLinear, and either one of that is a constant (its
-       weight) or all that it gives goes to QuantizeLinear. So a float op between two quantized ones
-       counts as well: onnxruntime computes it on codes if it can.
+    2. what it gives goes into DequantizeLinear (Gather of codes), or one of its first two inputs is the
+       DequantizeLinear of a constant (a weight alone on codes); or
+    3. all that it computes with comes from DequantizeLinear, and all that it gives goes to
+       QuantizeLinear. So a float op between two quantized ones counts as well: onnxruntime computes it
+       on codes if it can.
     Nodes inside subgraphs are never quantized.
 
     Args:
@@ -54,6 +55,7 @@ def count_quantized(model: ModelProto, beside: Mapping[str, TensorProto] = Mappi
         count += (
             is_quantized_type(node.op_type)
             or not codes.isdisjoint(node.output)
-            or (on_codes and (with_weight or ends_in_codes))
+            or with_weight
+            or (on_codes and ends_in_codes)
         )
     return count

@@ -58,6 +58,7 @@ class Engine(Protocol):
     """
 
     methods: ClassVar[frozenset[str]]
+    approaches: ClassVar[frozenset[str]]
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ class FastEngine:
     """
 
     methods: ClassVar[frozenset[str]] = frozenset(METHODS)
+    approaches: ClassVar[frozenset[str]] = frozenset({"static", "dynamic", "weight_only"})
 
     def __init__(
         self,

@@ -64,6 +64,9 @@ class ConsoleReport:
                 f"{wording.duration(elapsed_s)}"
             )
 
+    def noted(self, text: str) -> None:
+        self._say(f"  {text}")
+
     def warned(self, text: str) -> None:
         self._say(f"warning: {text}")
 
@@ -123,6 +126,9 @@ class JsonReport:
 
     def progress(self, n_committed: int, n_running: int, elapsed_s: float) -> None:
         self._write("progress", trials=n_committed, running=n_running, seconds=round(elapsed_s, 3))
+
+    def noted(self, text: str) -> None:
+        self._write("note", text=text)
 
     def warned(self, text: str) -> None:
         self._write("warning", text=text)

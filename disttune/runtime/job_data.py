@@ -124,13 +124,12 @@ class JobData:
         evaluators = _with_reference(_make_evaluators(job, unpacked, prepared), _below(replica, "reference/"))
         return cls(job, unpacked, message.n_threads, prepared, message.summary, feeds, evaluators, directory)
 
-    @property
-    def calibration(self) -> Feeds:
-        """The samples to calibrate with."""
-        return self.feeds.head(self.job.calibration.samples[0])
+    def calibration(self, size: int | None = None) -> Feeds:
+        """The samples to calibrate with: so many, or those of the job's first size."""
+        return self.feeds.head(size or self.job.calibration.samples[0]) if self.feeds.feeds else self.feeds
 
-    def engine(self) -> Engine:
-        """The job's engine over this data; refuses what it cannot do at all."""
+    def engine(self, size: int) -> Engine:
+        """The job's engine over so many calibration samples; refuses what it cannot do at all."""
         quantization = self.job.quantization
         settings = EngineSettings(
             providers=tuple(self.job.model.providers),
@@ -139,7 +138,8 @@ class JobData:
             format=quantization.format,
             directory=self.directory,
         )
-        return find_engine(quantization.engine)(self.prepared, self.summary, self.calibration.feeds, settings)
+        feeds = self.calibration(size).feeds
+        return find_engine(quantization.engine)(self.prepared, self.summary, feeds, settings)
 
     def model(
         self, source: onnx.ModelProto | Blueprint, shared: SharedTensors | None = None
@@ -175,8 +175,11 @@ class JobData:
         return collect_files(named, self.recorder.paths, self.job.evaluation.files, self.job.folder)
 
     def _code_files(self) -> list[Path]:
-        references = [e.function for e in self.job.evaluation.entries] + [self.job.calibration.loader]
-        return [code_file(r, self.job.folder) for r in references if r]
+        """Files of the functions that trial processes call."""
+        functions = [e.function for e in self.job.evaluation.entries] + [self.job.calibration.loader]
+        kwargs = self.job.tuning.strategy_kwargs.values()
+        functions += [v for v in kwargs if isinstance(v, str) and ".py:" in v]
+        return [code_file(f, self.job.folder) for f in functions if f]
 
     def _data_files(self) -> list[Path]:
         return [e.data for e in self.job.evaluation.entries if e.data]

@@ -52,6 +52,9 @@ class Listener(Protocol):
     def progress(self, n_committed: int, n_running: int, elapsed_s: float) -> None:
         """About once a second."""
 
+    def noted(self, text: str) -> None:
+        """Something the strategy tells, e.g. why a stage is skipped."""
+
     def warned(self, text: str) -> None:
         """Something the user should read once."""
 
@@ -68,5 +71,7 @@ class Silent:
     def committed(self, trial: Trial, best: Trial | None) -> None: ...
 
     def progress(self, n_committed: int, n_running: int, elapsed_s: float) -> None: ...
+
+    def noted(self, text: str) -> None: ...
 
     def warned(self, text: str) -> None: ...

@@ -215,10 +215,17 @@ class Master:
         for warning in message.warnings:
             self._warn(warning)
         quantization = self._job.quantization
-        self._space = build_space(message.summary, self._capability, quantization, message.engine_methods)
+        self._space = build_space(
+            message.summary,
+            self._capability,
+            quantization,
+            message.engine_methods,
+            approaches=message.engine_approaches,
+        )
         for warning in self._space.warnings:
             self._warn(warning)
-        if len(self._job.calibration.samples) > 1:
+        sizes_are_tried = getattr(self._strategy, "tries_calibration_sizes", False)
+        if len(self._job.calibration.samples) > 1 and not sizes_are_tried:
             n = self._job.calibration.samples[0]
             self._warn(f"calibration.samples: strategy {self._job.tuning.strategy} takes the first size, {n}")
         self._open_journal(self._header(message))
@@ -335,7 +342,15 @@ class Master:
         goal = Goal(
             prepared.objectives, values, self._job.accuracy.criterion, self._job.accuracy.tolerable_loss
         )
-        state = Tuning(space, prepared.summary, goal, tuning.seed, tuning.batch_size, tuning.max_trials)
+        state = Tuning(
+            space,
+            prepared.summary,
+            goal,
+            tuning.seed,
+            tuning.batch_size,
+            tuning.max_trials,
+            tuple(self._job.calibration.samples),
+        )
         if goal.criterion == "relative" and 0.0 in values:
             self._warn(
                 "the float model has metric 0, and a relative loss of it is nothing: "

@@ -138,6 +138,7 @@ class Prepared(ToMaster):
     Args:
         summary: of the prepared model.
         engine_methods: threshold methods that the engine can do.
+        engine_approaches: ways to quantize an op that it can do.
         objectives: of the evaluators.
         digests: of "model", "data" and "code".
         versions: of the packages that decide the result.
@@ -149,6 +150,7 @@ class Prepared(ToMaster):
 
     summary: ModelSummary
     engine_methods: frozenset[str]
+    engine_approaches: frozenset[str]
     objectives: tuple[Objective, ...]
     digests: dict[str, str]
     versions: dict[str, str]

@@ -44,6 +44,7 @@ from disttune.schedule.events import (
     Improve,
     Interrupt,
     ModelBuilt,
+    Note,
     Notice,
     OpenStage,
     Propose,
@@ -331,6 +332,8 @@ class Search:
                 self._listener.stage_opened(command.stage.name)
             case Notice():
                 self._listener.warned(command.text)
+            case Note():
+                self._listener.noted(command.text)
             case Finish():
                 self._finishing = command
             case _:

@@ -25,11 +25,11 @@ from disttune.evaluate.evaluators import (
     evaluate,
     objectives,
 )
+from disttune.evaluate.probes import ProbeTools, find_probe
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.counts import count_quantized
 from disttune.quantize.digest import model_digest, serialize
 from disttune.quantize.engine import (
-    Engine,
     MakesBlueprints,
     UsesStatistics,
     find_engine,
@@ -37,6 +37,7 @@ from disttune.quantize.engine import (
 from disttune.quantize.export import save_model
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.statistics.statistics import Statistics
+from disttune.runtime.engines import Engines
 from disttune.runtime.job_data import JobData, too_new
 from disttune.runtime.messages import (
     Answer,
@@ -69,6 +70,7 @@ from disttune.runtime.messages import (
 from disttune.runtime.statistics_work import StatisticsWork, fill, mapped
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
+from disttune.strategy.stage import Probe
 
 MODULES = (disttune, onnxruntime, onnx, numpy)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -97,7 +99,8 @@ class TrialWorker:
         self._directory = directory
         self._handed = handed
         self._loaded: JobData | None = None
-        self._engine: Engine | None = None
+        self._engines: Engines | None = None
+        self._probe_tools: ProbeTools | None = None
         self._statistics: StatisticsWork | None = None
         self._shared = SharedTensors()
         self._built: BuiltModel | None = None
@@ -124,6 +127,8 @@ class TrialWorker:
                 return self._guarded("LoadStatistics", lambda: self._load_statistics(message))
             case Export():
                 return self._guarded("Export", lambda: self._export(message))
+            case RunTask(item=Probe() as probe):
+                return self._trial(message.assignment, lambda: self._probe(message.assignment, probe))
             case RunTask():
                 return self._trial(message.assignment, lambda: self._build(message))
             case EvaluateModel():
@@ -180,11 +185,13 @@ class TrialWorker:
             message.job, message.functions, message.n_threads, self._directory, self._handed
         )
         self._loaded = data
-        self._the_engine()  # it refuses what it cannot do at all
+        self._the_engines()  # it refuses what it cannot do at all
         assert message.replica is not None
+        engine = find_engine(data.job.quantization.engine)
         return Prepared(
             summary=data.summary,
-            engine_methods=find_engine(data.job.quantization.engine).methods,
+            engine_methods=engine.methods,
+            engine_approaches=engine.approaches,
             objectives=objectives(data.evaluators),
             digests=data.digests(message.functions.code_digest),
             versions={m.__name__: m.__version__ for m in MODULES} | {"python": platform.python_version()},
@@ -216,12 +223,12 @@ class TrialWorker:
 
     def _needs_statistics(self) -> bool:
         is_static = self._data.job.quantization.approach != "dynamic"
-        return is_static and isinstance(self._the_engine(), UsesStatistics)
+        return is_static and isinstance(self._the_engines().first, UsesStatistics)
 
     def _statistics_work(self) -> StatisticsWork:
         if self._statistics is None:
             data = self._data
-            self._statistics = StatisticsWork(data.prepared, data.calibration, data.job, data.n_threads)
+            self._statistics = StatisticsWork(data.prepared, data.calibration(), data.job, data.n_threads)
         return self._statistics
 
     def _calibrate(self, message: CalibrateBlock) -> BlockMeasured:
@@ -243,7 +250,7 @@ class TrialWorker:
     def _load_statistics(self, message: LoadStatistics) -> StatisticsLoaded:
         replica = mapped(message.file)
         statistics = Statistics.from_arrays({name: replica.array(name) for name in replica.names()})
-        engine = self._the_engine()
+        engine = self._the_engines().first
         assert isinstance(engine, UsesStatistics)
         engine.use(statistics)
         return StatisticsLoaded()
@@ -251,8 +258,7 @@ class TrialWorker:
     # Tasks
 
     def _build(self, message: RunTask) -> Built:
-        if not isinstance(message.item, Candidate):
-            raise InternalError(f"no probe of kind {message.item.kind!r} is known")
+        assert isinstance(message.item, Candidate)
         if self._built is None or self._built.digest != message.item.digest:
             self._built, self._built_for = None, -1  # never two of ours in memory
             self._built = self._new_model(message.item)
@@ -285,10 +291,10 @@ class TrialWorker:
         return Exported(message.trial, built.model_digest, message.path)
 
     def _new_model(self, candidate: Candidate) -> BuiltModel:
-        engine = self._the_engine()
+        engine, plain = self._the_engines().of(candidate)
         limits = self._data.job.model
         if isinstance(engine, MakesBlueprints):
-            blueprint, shared = engine.blueprint(candidate), self._shared
+            blueprint, shared = engine.blueprint(plain), self._shared
             if error := too_new(blueprint.skeleton, limits):
                 raise TrialError(f"the quantized model {error}")
             return BuiltModel(
@@ -298,16 +304,30 @@ class TrialWorker:
                 shared.size_bytes(blueprint),
                 shared.n_quantized(blueprint),
             )
-        proto = engine.build(candidate)
+        proto = engine.build(plain)
         if error := too_new(proto, limits):
             raise TrialError(f"the quantized model {error}")
         size_bytes = len(serialize(proto))
         return BuiltModel(candidate.digest, proto, model_digest(proto), size_bytes, count_quantized(proto))
 
-    def _the_engine(self) -> Engine:
-        if self._engine is None:
-            self._engine = self._data.engine()
-        return self._engine
+    def _the_engines(self) -> Engines:
+        if self._engines is None:
+            self._engines = Engines(self._data)
+        return self._engines
+
+    def _whole_model(self, candidate: Candidate) -> onnx.ModelProto:
+        engine, plain = self._the_engines().of(candidate)
+        return engine.build(plain)
+
+    def _probe(self, assignment: int, probe: Probe) -> Answer:
+        measure = find_probe(probe.kind)
+        if self._probe_tools is None:
+            data = self._data
+            self._probe_tools = ProbeTools(
+                data.prepared, data.summary, data.feeds, self._whole_model, data.model, data.job.folder
+            )
+        value = measure(self._probe_tools, probe.candidate, probe.arguments)
+        return Answer(assignment, Outcome("ok", value=value))
 
 
 def _is_no_room(error: Exception) -> bool:

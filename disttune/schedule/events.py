@@ -170,6 +170,13 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Something the strategy tells that is no warning, e.g. why a stage is skipped."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The search is over; `status` and `stop_reason` are those of result.json."""
 
@@ -189,5 +196,6 @@ Command = (
     | Improve
     | Broadcast
     | Notice
+    | Note
     | Finish
 )

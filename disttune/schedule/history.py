@@ -32,7 +32,7 @@ class History:
 
     def __init__(self, tuning: Tuning, objective: str | Mapping[str, float] = "first"):
         self.tuning = tuning
-        self._weights = objective_weights(objective)
+        tuning.weights = objective_weights(objective)
         self.n_counted = 0
         self.n_meeting_goal = 0
         self.n_since_best = 0
@@ -53,7 +53,7 @@ class History:
     @property
     def best(self) -> Trial | None:
         preferred = self.tuning.preferred
-        if not self._weights and preferred is not None:
+        if not self.tuning.weights and preferred is not None:
             trial = self._by_number[preferred]
             if trial.eligible and trial.meets_goal:
                 return trial
@@ -82,6 +82,7 @@ class History:
     def repeat(self, number: int, stage: str, candidate: Candidate, first: int) -> Trial:
         """The row of a repeat: it refers to the first one and takes its status and metric."""
         known = self._by_number[first]
+        first = first if known.duplicate_of is None else known.duplicate_of
         reason = f"same model as trial {first}"
         return replace(
             known,
@@ -123,29 +124,10 @@ class History:
             self._first_by_model[row.model_digest] = row.number
         if row.eligible:
             self.n_meeting_goal += row.meets_goal
-            if self._best is None or self._beats(row, self._best):
+            if self._best is None or self.tuning.better(row, self._best):
                 self._best = row
                 self.n_since_best = 0
         return row
-
-    def _beats(self, row: Trial, best: Trial) -> bool:
-        if row.meets_goal != best.meets_goal:
-            return row.meets_goal
-        if row.meets_goal:
-            return self._cost(row) < self._cost(best)
-        return self._shortfall(row) <= self._shortfall(best)  # ties in nearness go to the later trial
-
-    def _cost(self, row: Trial) -> float:
-        candidate, summary = row.candidate, self.tuning.summary
-        ratios = {
-            "size": (row.size_bytes or 0) / max(1, summary.size_bytes),
-            "float_ops": 1 - len(candidate.quantized_ops) / max(1, len(candidate.ops)),
-        }
-        return sum(weight * ratios[name] for name, weight in self._weights.items())
-
-    def _shortfall(self, row: Trial) -> float:
-        assert row.values is not None
-        return self.goal.shortfall(row.values)
 
 
 def objective_weights(objective: str | Mapping[str, float]) -> dict[str, float]:

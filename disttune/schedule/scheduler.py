@@ -8,7 +8,6 @@ arrival, because results are committed in the order of proposal and every decisi
 from dataclasses import replace
 from typing import Protocol
 
-from disttune.config.errors import DisttuneError, UserCodeError
 from disttune.schedule.dispatch import Dispatch
 from disttune.schedule.events import (
     Broadcast,
@@ -35,9 +34,10 @@ from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.outcome import Outcome
 from disttune.schedule.stage_run import Entry, StageRun
+from disttune.schedule.strategy_calls import StrategyCalls
 from disttune.space.candidate import Candidate
 from disttune.strategy.registry import Strategy
-from disttune.strategy.stage import Item, Probe, Stage, StageResult
+from disttune.strategy.stage import Item, Probe, StageResult
 from disttune.strategy.trial import Trial
 
 MAX_CRASHES = 2  # trial processes that one candidate may kill
@@ -80,8 +80,7 @@ class Scheduler:
         self.recording = recording
         self.finished: Finish | None = None
         self.n_probes = 0
-        self._strategy_name = type(strategy).__name__
-        self._stages = strategy.stages(history.tuning)
+        self._strategy = StrategyCalls(strategy, history.tuning)
         self._run: StageRun | None = None
         self._n_stages = 0
         self._n_empty_stages = 0
@@ -290,37 +289,23 @@ class Scheduler:
 
     def _next_stage(self, result: StageResult | None) -> None:
         before = self.history.best
-        stage = self._ask_strategy(result)
+        stage = self._strategy.next_stage(result)
+        self._commands += self._strategy.take_notes()
         self._tell_if_better(before)  # it may have named another trial
         if stage is None:
-            all_tried = len(self._first_by_digest) >= self.history.tuning.space.op_wise().size
-            self._finish("space" if all_tried else "strategy")
+            self._finish("space" if self._space_is_used_up() else "strategy")
             return
         self._run = StageRun(self._n_stages, stage)
         self._n_stages += 1
         self._commands.append(OpenStage(self._run.index, stage))
 
-    def _ask_strategy(self, result: StageResult | None) -> Stage | None:
-        try:
-            stage = next(self._stages) if result is None else self._stages.send(result)
-        except StopIteration:
-            return None
-        except Exception as error:
-            raise self._strategy_error(error) from error
-        if not isinstance(stage, Stage):
-            raise UserCodeError(
-                f"strategy {self._strategy_name}: stages() must yield Stage objects; it yielded {stage!r}"
-            )
-        return stage
-
-    def _strategy_error(self, error: Exception) -> DisttuneError:
-        if isinstance(error, DisttuneError):
-            return error
-        frame = error.__traceback__
-        while frame is not None and frame.tb_next is not None:
-            frame = frame.tb_next
-        where = f" ({frame.tb_frame.f_code.co_filename}, line {frame.tb_lineno})" if frame else ""
-        return UserCodeError(f"strategy {self._strategy_name} raised {type(error).__name__}: {error}{where}")
+    def _space_is_used_up(self) -> bool:
+        """Whether every candidate of the space was tried, and nothing else."""
+        space = self.history.tuning.space.op_wise()
+        if len(self._first_by_digest) < space.size:
+            return False
+        tried = {t.candidate.digest: t.candidate for t in self.history.trials}
+        return len(tried) == space.size and all(candidate in space for candidate in tried.values())
 
     # Drawing items
 
@@ -335,10 +320,8 @@ class Scheduler:
         return run.n_costing + self.history.n_counted < self.policy.max_trials
 
     def _draw(self, run: StageRun) -> None:
-        try:
-            item = run.draw()
-        except Exception as error:
-            raise self._strategy_error(error) from error
+        item = self._strategy.next_item(run)
+        self._commands += self._strategy.take_notes()
         if item is None:
             return
         item = self._as_recorded(run, item)
@@ -359,11 +342,6 @@ class Scheduler:
         return recorded
 
     def _trial_entry(self, run: StageRun, candidate: Candidate) -> Entry:
-        if not isinstance(candidate, Candidate):
-            raise UserCodeError(
-                f'strategy {self._strategy_name}, stage "{run.stage.name}": items must be candidates or '
-                f"probes; it gave {candidate!r}"
-            )
         entry = Entry(run.n_drawn, self._next_trial, candidate)
         self._next_trial += 1
         first = self._first_by_digest.setdefault(candidate.digest, entry.task)

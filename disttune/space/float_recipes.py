@@ -34,11 +34,13 @@ class FloatRecipes:
             every op, are not worth a trial and are left out.
         sets: distinct sets of ops that the open recipes leave in float, never all ops: the default
             first, then with one recipe other than by default, then with two, and so on.
+        off: the open recipes that are off by default.
     """
 
     fixed: Mapping[str, str]
     open: Mapping[str, frozenset[str]]
     sets: tuple[frozenset[str], ...]
+    off: frozenset[str] = frozenset()
 
 
 def resolve_float_recipes(
@@ -60,7 +62,8 @@ def resolve_float_recipes(
     off_first = {r for r in recipes if values[r][0] is False}
     changes = (set(some) for n in range(len(recipes) + 1) for some in combinations(recipes, n))
     unions = (frozenset().union(*(recipes[r] for r in off_first ^ changed)) for changed in changes)
-    return FloatRecipes(fixed, recipes, tuple(dict.fromkeys(u for u in unions if len(u) < len(left))))
+    sets = tuple(dict.fromkeys(u for u in unions if len(u) < len(left)))
+    return FloatRecipes(fixed, recipes, sets, frozenset(off_first))
 
 
 def _meant(summary: ModelSummary, ops: Collection[str]) -> dict[str, frozenset[str]]:

@@ -113,6 +113,11 @@ class UserOptions:
                 return holds[part].key
         return None
 
+    def allows(self, op: OpSummary, part: str, value: Any) -> bool:
+        """Whether the sections of an op say nothing about a part, or list this value for it."""
+        lists = [layer.lists[part] for layer in self.layers(op) if part in layer.lists]
+        return not lists or value in lists[-1]
+
     def narrow(
         self, rows: Sequence[CapabilityRow], layers: Sequence[Layer], op_type: str
     ) -> tuple[CapabilityRow, ...]:

@@ -19,6 +19,7 @@ from disttune.space.capability import APPROACHES, Capability, CapabilityRow
 from disttune.space.float_recipes import FLOAT_RECIPES, resolve_float_recipes
 from disttune.space.merge import UserOptions
 from disttune.space.options import op_options
+from disttune.space.presets import whole_model_presets
 from disttune.space.summary import ModelSummary, OpSummary
 from disttune.space.tree import Choice, Product, Sum, count_text
 
@@ -49,8 +50,11 @@ class Space:
         types: op name to op type, for these ops and those of `in_float`, in graph order.
         float_sets: sets of ops that open recipes leave in float, the default first.
         float_recipes: open recipes that leave ops in float, with their ops.
+        recipes_off: those of them that are off by default.
         recipes: values of other recipes that the job fixes, where they differ from the default.
         in_float: ops that the job leaves in float in every candidate, with what says so.
+        float_types: that an op can go back to, the one to try first at the front.
+        presets: candidates worth an early trial, by name; they may lie outside the space.
         warnings: sentences for the user.
     """
 
@@ -58,8 +62,11 @@ class Space:
     types: Mapping[str, str]
     float_sets: tuple[frozenset[str], ...] = (frozenset(),)
     float_recipes: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    recipes_off: frozenset[str] = frozenset()
     recipes: Mapping[str, RecipeValue] = field(default_factory=dict)
     in_float: Mapping[str, str] = field(default_factory=dict)
+    float_types: tuple[str, ...] = ("float32",)
+    presets: Mapping[str, Candidate] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @cached_property
@@ -140,6 +147,7 @@ def build_space(
     quantization: QuantizationSection,
     methods: Collection[str] = frozenset(METHODS),
     placement: str | None = None,
+    approaches: Collection[str] = frozenset(APPROACHES),
 ) -> Space:
     """The tuning space of a job.
 
@@ -149,6 +157,7 @@ def build_space(
         quantization: the job's section: approach, placement, op_types, op_names, recipes.
         methods: names of the threshold methods that the engine can do.
         placement: "speed" or "all"; None: what the section says, else the target's.
+        approaches: that the engine can build, for the presets.
     Raises:
         InputError: no op can be quantized, a key matches no op, or no algorithm has this approach.
     """
@@ -162,14 +171,40 @@ def build_space(
     limits = f'target "{capability.target}" with approach "{quantization.approach}", placement "{placement}"'
     if not options:
         raise InputError(_no_quantizable_op(summary, capability, rows, limits, in_float))
-    return Space(
+    space = Space(
         options,
         {op.name: op.op_type for op in summary.ops if op.name in options or op.name in in_float},
         recipes.sets,
         recipes.open,
+        recipes.off,
         _other_recipes(quantization.recipes),
         in_float,
-        user.warnings(f"{limits} and this engine"),
+        tuple(sorted(capability.float_types, key=lambda name: name == "float32")),
+        warnings=user.warnings(f"{limits} and this engine"),
+    )
+    dynamic = capability.select(("dynamic",), placement, methods)
+    return replace(space, presets=_presets(space, summary, quantization, dynamic, methods, approaches))
+
+
+def _presets(
+    space: Space,
+    summary: ModelSummary,
+    quantization: QuantizationSection,
+    dynamic: Sequence[CapabilityRow],
+    methods: Collection[str],
+    approaches: Collection[str],
+) -> dict[str, Candidate]:
+    user = UserOptions(summary, quantization.op_types, quantization.op_names)  # keeps its own account
+    ops = {op.name: op for op in summary.ops}
+    options, _ = _options_by_op(summary, dynamic, user)
+    return whole_model_presets(
+        space.default_candidate(),
+        space.types,
+        {name: op.weight for name, op in ops.items()},
+        {op: o[0] for op, o in options.items() if user.allows(ops[op], "approach", "dynamic")},
+        lambda op, part, value: user.allows(ops[op], part, value),
+        methods,
+        approaches,
     )
 
 

@@ -158,7 +158,11 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {  # what spoils the job, the caus
     ),
     "strategy": (add('[tuning]\nstrategy = "exhaustve"'), 'no strategy "exhaustve"', 'Nearest: "exhaustive"'),
     "strategy: file": (add('[tuning]\nstrategy = "my.py:My"'), "no file", "the form is file.py:Class"),
-    "strategy: keyword": (add("[tuning]\nstrategy_kwargs = {n = 1}"), 'no keyword "n"', "There is none"),
+    "strategy: keyword": (
+        add("[tuning]\nstrategy_kwargs = {n = 1}"),
+        'no keyword "n"',
+        "All: exact, presets",
+    ),
     "strategy: configs": (
         add('[tuning]\nstrategy = "sequential"\nstrategy_kwargs = {configs = 3}'),
         "strategy sequential refuses them",

@@ -234,7 +234,7 @@ def test_several_models_cannot_be_found_when_the_first_stops_the_search(find_n):
 @pytest.mark.parametrize(("tuning", "strategy"), [
     ({"quant_level": 0}, "conservative"), ({"quant_level": 1}, "basic"), ({"quant_level": "auto"}, "auto"),
     ({"quant_level": 1, "strategy": "random"}, "random"),
-    ({"quant_level": 0, "strategy": "conservative"}, "conservative"), ({}, "default"),
+    ({"quant_level": 0, "strategy": "conservative"}, "conservative"), ({}, "auto"),
 ])  # fmt: skip
 def test_quant_level_stands_for_a_strategy(tuning, strategy):
     job = job_from_dict(least(tuning=tuning), FOLDER)

@@ -259,7 +259,12 @@ def test_fused_kernels_differ_from_the_plain_graph_by_a_code_at_most():
         (
             "up",
             OpConfig("weight_only", Scheme("int4", True)),
-            'op up: engine "reference" does static and dynamic',
+            'op up: engine "reference" quantizes weights alone to int8 or uint8, not int4',
+        ),
+        (
+            "scores",
+            OpConfig("weight_only", None),
+            "op scores: there is no weight to quantize",
         ),
         (
             "up",

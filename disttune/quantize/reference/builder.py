@@ -1,4 +1,4 @@
-"""One candidate into one model: shared weights apart, static ops, then dynamic ones, then checks."""
+"""One candidate into one model: shared weights apart, static ops, dynamic ones, weights alone, checks."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,7 @@ from disttune.quantize.reference.calibration import Calibration
 from disttune.quantize.reference.dynamic import quantize_dynamic_ops
 from disttune.quantize.reference.schemes import copy_shared_weights
 from disttune.quantize.reference.static import quantize_static_ops
+from disttune.quantize.reference.weight_only import quantize_weights
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.topology import sort_nodes
 from disttune.space.candidate import Candidate
@@ -29,6 +30,7 @@ _RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair"})
 _RESOLVED_RECIPES = frozenset(
     {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
 )
+APPROACHES = ("static", "dynamic", "weight_only")
 _METHODS = frozenset({"minmax", "entropy", "percentile", "distribution"})
 _INFER_MARK = "onnx.infer"  # onnxruntime's quantizers mark a model whose types are known
 
@@ -67,6 +69,7 @@ class Builder:
         copy_shared_weights(model, candidate)
         static = {op: c for op, c in configs.items() if c.approach == "static"}
         dynamic = {op: c for op, c in configs.items() if c.approach == "dynamic"}
+        weight_only = {op: c for op, c in configs.items() if c.approach == "weight_only"}
         if static:
             model = quantize_static_ops(model, static, self._calibration, dict(candidate.recipes))
             sort_nodes(model.graph)
@@ -75,7 +78,7 @@ class Builder:
                 _rename_parameters(model, {node.name for node in self._inferred.graph.node})
                 model = _with_types(model)
             model = quantize_dynamic_ops(model, dynamic)
-        return model
+        return quantize_weights(model, weight_only) if weight_only else model
 
     def _finished(self, model: ModelProto, n_ops: int) -> ModelProto:
         kept = [entry for entry in model.metadata_props if entry.key != _INFER_MARK]
@@ -94,9 +97,9 @@ class Builder:
                     f'engine "reference" has no recipe {recipe}; it has {", ".join(sorted(_RECIPES))}'
                 )
         for op, config in configs.items():
-            if config.approach not in ("static", "dynamic"):
+            if config.approach not in APPROACHES:
                 raise TrialError(
-                    f'op {op}: engine "reference" does static and dynamic, not {config.approach}'
+                    f'op {op}: engine "reference" does {", ".join(APPROACHES)}, not {config.approach}'
                 )
             for scheme in (config.weight, config.activation):
                 if scheme is not None and scheme.method not in _METHODS:

@@ -27,6 +27,7 @@ class ReferenceEngine:
     """
 
     methods: ClassVar[frozenset[str]] = frozenset({"minmax", "entropy", "percentile", "distribution"})
+    approaches: ClassVar[frozenset[str]] = frozenset({"static", "dynamic", "weight_only"})
 
     def __init__(
         self,

@@ -1,0 +1,313 @@
+"""A simulated job: the real scheduler on any number of workers that need no time, with deaths and failures.
+
+Pure. Virtual time comes from a heap of events; a counter breaks ties, first in first out.
+"""
+
+import heapq
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from disttune.config.goal import Goal, Objective
+from disttune.schedule.events import (
+    Assign,
+    Cancel,
+    Command,
+    Commit,
+    Evaluate,
+    Event,
+    Finish,
+    Interrupt,
+    ModelBuilt,
+    Settle,
+    Skip,
+    TaskDone,
+    TaskFailed,
+    Tick,
+    WorkerJoined,
+    WorkerLost,
+)
+from disttune.schedule.exit_policy import ExitPolicy
+from disttune.schedule.history import History
+from disttune.schedule.outcome import Outcome
+from disttune.schedule.scheduler import Recording, Scheduler
+from disttune.space.candidate import Candidate
+from disttune.space.space import Space
+from disttune.space.summary import ModelSummary, OpSummary
+from disttune.strategy.registry import Strategy
+from disttune.strategy.stage import Item, Probe
+from disttune.strategy.trial import Status, Trial
+from disttune.strategy.tuning import Tuning
+
+MODEL_BYTES = 1000
+
+
+def _own_value(probe: Probe) -> Any:
+    return probe.arguments.get("value")
+
+
+@dataclass
+class SimulatedJob:
+    """Everything that decides a trial table.
+
+    Args:
+        strategy: makes the strategy.
+        space: of the job.
+        metric: of a candidate; an exception stands for an evaluation that raises.
+        goal: target of the metric.
+        policy: budgets and stops.
+        model: digest of the model a candidate makes; by default its own digest.
+        crash: candidates whose trial process always dies.
+        timeout: candidates whose evaluation never ends.
+        duration_s: of an item on a rank.
+        objective: of the job.
+        seed: of the job.
+        summary: of the model; by default one op after the other, all alike.
+        probe: value of a probe; an exception stands for a failed one.
+        higher_is_better: direction of the metric.
+        batch_size: of samplers.
+        size_bytes: of a candidate's model.
+        calibration_samples: sizes that the job lists.
+    """
+
+    strategy: Callable[[], Strategy]
+    space: Space
+    metric: Callable[[Candidate], float]
+    goal: float = 0.9
+    policy: ExitPolicy = field(default_factory=ExitPolicy)
+    model: Callable[[Candidate], str] = lambda c: c.digest
+    crash: Callable[[Candidate], bool] = lambda _: False
+    timeout: Callable[[Candidate], bool] = lambda _: False
+    duration_s: Callable[[Item, int], float] = lambda _item, _rank: 1.0
+    objective: str | Mapping[str, float] = "first"
+    seed: int = 0
+    summary: ModelSummary | None = None
+    probe: Callable[[Probe], Any] = _own_value
+    higher_is_better: bool = True
+    batch_size: int = 16
+    size_bytes: Callable[[Candidate], int] = lambda _: 100
+    calibration_samples: tuple[int, ...] = ()
+
+    def scheduler(self, recording: Recording | None = None) -> Scheduler:
+        objectives = (Objective("accuracy", self.higher_is_better),)
+        tuning = Tuning(
+            self.space,
+            self.summary or plain_summary(self.space),
+            Goal(objectives, (self.goal,), "absolute", 0.0),
+            self.seed,
+            self.batch_size,
+            self.policy.max_trials,
+            self.calibration_samples,
+        )
+        return Scheduler(self.strategy(), History(tuning, self.objective), self.policy, recording)
+
+    def outcome(self, item: Item) -> Outcome:
+        """What comes of an item that ends by itself."""
+        if isinstance(item, Probe):
+            try:
+                return Outcome("ok", value=self.probe(item))
+            except Exception as error:
+                return Outcome("failed", reason=str(error))
+        measured = Outcome(
+            "ok",
+            model_digest=self.model(item),
+            size_bytes=self.size_bytes(item),
+            n_quantized=len(item.quantized_ops),
+        )
+        try:
+            return replace(measured, values=(self.metric(item),))
+        except Exception as error:
+            return replace(measured, status="failed", reason=str(error))
+
+
+@dataclass
+class Simulation:
+    """What came of it.
+
+    Args:
+        table: a tuple for each row, see `row`.
+        finish: how it ended; None when it was cut.
+        best: number of the best trial.
+        outcomes: of all candidates that were measured, by digest.
+        probes: of all probes that were measured, by stage and index.
+        time_s: virtual.
+        n_events: that the scheduler took in.
+        n_evaluations: that were begun.
+        busy_s: of all workers.
+        commands: that the scheduler gave.
+    """
+
+    table: list[tuple[object, ...]] = field(default_factory=list)
+    finish: Finish | None = None
+    best: int | None = None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    probes: dict[tuple[int, int], Outcome] = field(default_factory=dict)
+    time_s: float = 0.0
+    n_events: int = 0
+    n_evaluations: int = 0
+    busy_s: float = 0.0
+    commands: list[Command] = field(default_factory=list)
+
+
+class Recorded:
+    """A recording made of the outcomes of an earlier simulation.
+
+    Args:
+        outcomes: of candidates, by digest.
+        proposals: (stage, index) to the item that was proposed there, where it may differ.
+        probes: (stage, index) to what the probe there gave.
+    """
+
+    def __init__(
+        self,
+        outcomes: Mapping[str, Outcome],
+        proposals: Mapping[tuple[int, int], Item] | None = None,
+        probes: Mapping[tuple[int, int], Outcome] | None = None,
+    ):
+        self.outcomes = outcomes
+        self.proposals = proposals or {}
+        self.probes = probes or {}
+
+    def proposal(self, stage: int, index: int) -> Item | None:
+        return self.proposals.get((stage, index))
+
+    def was_cancelled(self, candidate: Candidate) -> bool:  # noqa: ARG002
+        return False
+
+    def outcome(self, candidate: Candidate) -> Outcome | None:
+        return self.outcomes.get(candidate.digest)
+
+    def probe(self, stage: int, index: int) -> Outcome | None:
+        return self.probes.get((stage, index))
+
+
+def plain_summary(space: Space) -> ModelSummary:
+    """A model with the ops of a space, one after the other."""
+    ops = tuple(OpSummary(name, space.types[name], (f"{name}_in",), (f"{name}_out",)) for name in space.ops)
+    return ModelSummary(ops, ("x",), ("y",), 17, MODEL_BYTES, MODEL_BYTES // 4)
+
+
+def row(trial: Trial) -> tuple[object, ...]:
+    """What must be the same however a job is run."""
+    return (
+        trial.number, trial.stage, trial.candidate.digest, trial.status, trial.values, trial.meets_goal,
+        trial.model_digest, trial.duplicate_of, trial.size_bytes, trial.n_quantized, trial.cancelled,
+    )  # fmt: skip
+
+
+def simulate(
+    job: SimulatedJob,
+    ranks: int = 1,
+    lost: Mapping[int, float] | None = None,
+    recording: Recording | None = None,
+    nodes: int = 1,
+    interrupt_at_s: float | None = None,
+    check: bool = True,
+    until_s: float = 1e9,
+) -> Simulation:
+    """Run a job to its end.
+
+    Args:
+        job: what to do.
+        ranks: workers, all there from the beginning.
+        lost: rank to the time of its death.
+        recording: of an earlier run.
+        nodes: that the ranks are spread over.
+        interrupt_at_s: when to ask for an early end, without grace.
+        check: whether the scheduler's invariants are checked after every event.
+        until_s: when to cut the run.
+    """
+    return _Run(job, recording).run(ranks, lost or {}, nodes, interrupt_at_s, check, until_s)
+
+
+class _Run:
+    def __init__(self, job: SimulatedJob, recording: Recording | None):
+        self._job = job
+        self._scheduler = job.scheduler(recording)
+        self._heap: list[tuple[float, int, Event]] = []
+        self._n_pushed = 0
+        self._running: dict[int, Assign] = {}
+        self._result = Simulation()
+
+    def run(
+        self,
+        ranks: int,
+        lost: Mapping[int, float],
+        nodes: int,
+        interrupt_at_s: float | None,
+        check: bool,
+        until_s: float,
+    ) -> Simulation:
+        result, scheduler = self._result, self._scheduler
+        for rank in range(ranks):
+            self._push(0.0, WorkerJoined(rank, f"node-{rank % nodes}", 0.0))
+        for rank, at_s in lost.items():
+            self._push(at_s, WorkerLost(rank, at_s))
+        if interrupt_at_s is not None:
+            self._push(interrupt_at_s, Interrupt(interrupt_at_s, 0.0))
+        if self._job.policy.timeout_s:
+            self._push(self._job.policy.timeout_s, Tick(self._job.policy.timeout_s))
+        while self._heap and not scheduler.finished:
+            now_s, _, event = heapq.heappop(self._heap)
+            if now_s > until_s:
+                break
+            result.time_s = now_s
+            result.n_events += 1
+            for command in scheduler.handle(event):
+                self._act(command, now_s)
+            if check:
+                scheduler.check_invariants()
+        best = scheduler.history.best
+        result.best = best.number if best else None
+        return result
+
+    def _push(self, at_s: float, event: Event) -> None:
+        heapq.heappush(self._heap, (at_s, self._n_pushed, event))
+        self._n_pushed += 1
+
+    def _act(self, command: Command, now_s: float) -> None:
+        result = self._result
+        result.commands.append(command)
+        match command:
+            case Assign():
+                self._running[command.rank] = command
+                self._start(command, now_s)
+            case Evaluate():
+                result.n_evaluations += 1
+                item = self._running[command.rank].item
+                at_s = now_s + self._job.duration_s(item, command.rank)
+                self._push(at_s, TaskDone(command.rank, command.assignment, self._job.outcome(item), at_s))
+            case Skip() | Cancel():
+                self._running.pop(command.rank, None)
+            case Settle(item=Candidate() as candidate):
+                result.outcomes[candidate.digest] = command.outcome
+            case Settle():
+                result.probes[command.stage, command.index] = command.outcome
+            case Commit():
+                result.table.append(row(command.trial))
+            case Finish():
+                result.finish = command
+            case _:
+                pass
+
+    def _start(self, assign: Assign, now_s: float) -> None:
+        item, rank = assign.item, assign.rank
+        seconds = self._job.duration_s(item, rank)
+        self._result.busy_s += seconds
+        status = self._violent_end(item)
+        if status is not None:
+            outcome = Outcome(status, rank=rank)
+            self._push(now_s + seconds, TaskFailed(rank, assign.assignment, outcome, now_s + seconds))
+            return
+        outcome = self._job.outcome(item)
+        if outcome.model_digest is not None:
+            self._push(now_s, ModelBuilt(rank, assign.assignment, outcome.model_digest, now_s))
+        else:
+            self._push(now_s + seconds, TaskDone(rank, assign.assignment, outcome, now_s + seconds))
+
+    def _violent_end(self, item: Item) -> Status | None:
+        if isinstance(item, Probe):
+            return None
+        if self._job.crash(item):
+            return "crashed"
+        return "timeout" if self._job.timeout(item) else None
