@@ -19,9 +19,10 @@ def value_sources(model: ModelProto) -> dict[str, str]:
         model: its value infos say what is known of shapes.
     """
     graph = model.graph
-    firsts = {
-        value.name: _first_dimension(value) for value in (*graph.input, *graph.value_info, *graph.output)
-    }
+    values = (*graph.input, *graph.value_info, *graph.output)
+    firsts = {value.name: _first_dimension(value) for value in values}
+    for tensor in graph.initializer:
+        firsts.pop(tensor.name, None)
     sources: dict[str, str] = {}
     for node in graph.node:
         if _keeps_samples(node, firsts):

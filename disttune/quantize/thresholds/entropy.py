@@ -3,7 +3,7 @@
 import numpy as np
 
 from disttune.config.schemes import FLOAT8_DTYPES, Scheme
-from disttune.quantize.parameters import FloatArray, Levels, Range, is_symmetric, levels_of
+from disttune.quantize.parameters import Codes, FloatArray, Levels, Range, is_symmetric, levels_of
 from disttune.quantize.statistics.tensor_statistics import TensorStatistics
 from disttune.quantize.thresholds.clip_search import NOISE, ClipSearch
 from disttune.quantize.thresholds.density import Density, running_sum
@@ -33,7 +33,7 @@ def entropy(statistics: TensorStatistics, scheme: Scheme) -> Range:
 def least_loss(
     density: Density,
     scheme: Scheme,
-    codes: tuple[int, int] | None = None,
+    codes: Codes | None = None,
     *,
     reduce_range: bool = False,
 ) -> Range:
@@ -42,7 +42,7 @@ def least_loss(
     Args:
         density: of the values.
         scheme: of the quantizer.
-        codes: see `levels`.
+        codes: see `levels_of`.
         reduce_range: see `affine`.
     """
     information = _Information(density)

@@ -62,9 +62,11 @@ def _error_integral(points: FloatArray, quantizers: Levels, p: float) -> FloatAr
 
 def _from_zero(steps: FloatArray, edges: FloatArray, at: NDArray[np.intp]) -> FloatArray:
     """Sum of the steps between level 0 and the levels at positions, shape of the positions."""
-    sums = np.concatenate((np.zeros((edges.shape[0], 1)), steps.cumsum(axis=1)), axis=1)
-    zero = (edges < 0).sum(axis=1)[:, None]
-    return np.asarray(np.take_along_axis(sums, at, axis=1) - np.take_along_axis(sums, zero, axis=1))
+    zero = int((edges[0] < 0).sum())  # the same in every row: the levels are those of one type
+    before = steps[:, :zero][:, ::-1].cumsum(axis=1)[:, ::-1]
+    after = steps[:, zero:].cumsum(axis=1)
+    sums = np.concatenate((-before, np.zeros((edges.shape[0], 1)), after), axis=1)
+    return np.asarray(np.take_along_axis(sums, at, axis=1))
 
 
 @register_slice_threshold("lp")

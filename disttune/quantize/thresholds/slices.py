@@ -189,7 +189,8 @@ class _Search:
         for i in range(0, n_values, _PIECE):
             values = slices.rows[:, i : i + _PIECE]
             out = self._made[:, : values.shape[1]]
-            cost += self._score(_errors(values, scale[:, None], zero_point[:, None], slices, out))
+            with np.errstate(over="ignore"):  # beyond float32: saturates, or costs more than anything
+                cost += self._score(_errors(values, scale[:, None], zero_point[:, None], slices, out))
         return cost
 
 

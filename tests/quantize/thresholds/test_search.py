@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from disttune.config.schemes import Scheme
+from disttune.quantize.parameters import parameter_arrays
 from disttune.quantize.thresholds.clip_search import ClipSearch, widest_of_least
 from disttune.quantize.thresholds.density import Density
+from disttune.quantize.thresholds.pow2_mse import pow2_ranges
 
 TWO_SIDED = Density(np.array([-2.0, 0.0, 4.0]), np.array([1.0, 1.0]))
 POSITIVE = Density(np.array([0.0, 4.0]), np.array([1.0]))
@@ -63,3 +66,24 @@ def test_widest_of_equal_costs_then_the_first():
     assert widest_of_least(costs, np.array([1.0, 3.0, 2.0, 9.0, 3.0])) == 1
     assert widest_of_least(costs, np.array([1.0, 3.0, 2.0, 9.0, 3.0]), noise=5.0) == 3
     assert widest_of_least(np.array([np.inf, np.inf]), np.array([1.0, 2.0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("dtype", "symmetric", "n"), [("uint8", False, 17), ("int4", True, 1), ("float8e5m2", True, 1)]
+)
+def test_power_of_two_ranges_have_eight_scales_each_half_the_one_before(dtype, symmetric, n):
+    random = np.random.default_rng(0)
+    low, high = -random.gamma(1, 1, 50), random.gamma(1, 1, 50)
+    low[:5], high[5:10] = 0, 0
+    scheme = Scheme(dtype, symmetric, method="pow2_mse")
+    rmin, rmax = pow2_ranges(low, high, scheme)
+    assert rmin.shape == rmax.shape == (50, 1 + 7 * n)
+    assert (low[:, None] <= rmin).all()
+    assert (rmax <= high[:, None]).all()
+    scales, _ = parameter_arrays(rmin, rmax, scheme)
+    wanted = scales[:, :1] * 0.5 ** np.repeat(np.arange(8), [1] + [n] * 7)
+    np.testing.assert_array_equal(scales, wanted)
+    if n > 1:
+        assert (
+            np.median([np.unique(row).size for row in rmin]) > 7 * n * 0.6
+        )  # different places, where there is room
