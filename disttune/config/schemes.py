@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
+from disttune.config.weight_methods import WEIGHT_METHODS, OptionValue
 
 INTEGER_DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4")
 FLOAT8_DTYPES = ("float8e4m3fn", "float8e5m2")
@@ -71,8 +72,9 @@ class Scheme:
         symmetric: whether the zero point is fixed (0, or the middle of an unsigned type).
         granularity: one scale for the tensor, for each channel, or for each group of a channel.
         group_size: elements of a group; only with "per_group".
-        method: threshold method, a key of `METHODS`.
+        method: threshold method, a key of `METHODS`; for weights also a key of `WEIGHT_METHODS`.
         parameter: the method's parameter (percentile: percent of the mass kept); None: its default, or none.
+        options: of a weight method, (name, value) pairs sorted by name, only those other than by default.
     """
 
     dtype: str
@@ -81,23 +83,31 @@ class Scheme:
     group_size: int | None = None
     method: str = "minmax"
     parameter: float | None = None
+    options: tuple[tuple[str, OptionValue], ...] = ()
 
     def __post_init__(self) -> None:
         if self.parameter is not None:  # 99 and 99.0 are one scheme, so they must have one digest
             object.__setattr__(self, "parameter", float(self.parameter))
 
+    def option(self, name: str) -> OptionValue:
+        """Value of an option of the weight method, its default where it is not given."""
+        return dict(self.options).get(name, WEIGHT_METHODS[self.method].options[name])
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; fields that stand at None are left out."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        """Plain JSON types; fields that stand at None and empty options are left out."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
+        values["options"] = dict(self.options) or None
         return {k: v for k, v in values.items() if v is not None}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        return cls(**data)
+        return cls(**{**data, "options": tuple(sorted(data.get("options", {}).items()))})
 
     def __str__(self) -> str:
         shape = f"group of {self.group_size}" if self.group_size else self.granularity.replace("_", " ")
         method = self.method if self.parameter is None else f"{self.method} {self.parameter:g}"
+        if self.options:
+            method += f" ({', '.join(f'{name}={value}' for name, value in self.options)})"
         return f"{self.dtype} {'symmetric' if self.symmetric else 'asymmetric'} {shape} {method}"
 
 

@@ -7,7 +7,7 @@ import pytest
 from disttune.runtime.log_files import LIMIT_BYTES
 from disttune.runtime.records import ResultRecord
 from tests.distributed.jobs import EVALUATION, make_job, records, table
-from tests.distributed.launch import disttune, mpirun, run
+from tests.distributed.launch import Launched, disttune, mpirun
 
 BODY = '''
 import ctypes, subprocess
@@ -63,8 +63,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "one": disttune("tune", job, "-o", folder / "one"),
         "two": mpirun(2, "tune", job, "-o", folder / "two"),
     }
-    for command in commands.values():
-        ended = run(command)
+    at_once = [Launched(command) for command in commands.values()]
+    for ended in [launched.wait() for launched in at_once]:
         assert ended.code == 3, ended.text
         assert "Traceback" not in ended.text
         assert ended.left == (), "what an evaluation started ends with the job"

@@ -47,14 +47,14 @@ def test_job_ends_with_75_and_goes_on_whatever_signal_asks_it_to(undisturbed: Pa
 
 def test_signal_that_mpirun_passes_on_ends_all_ranks_with_75(undisturbed: Path):
     path = undisturbed.parent / "mpirun"
-    command = mpirun(2, "tune", undisturbed.parent / "job.toml", "-o", path)
+    arguments = ["tune", str(undisturbed.parent / "job.toml"), "-o", str(path)]
 
-    ended = interrupted(command, "trial 2 ", signal.SIGUSR1)
+    ended = interrupted(mpirun(2, *arguments), "trial 2 ", signal.SIGUSR1)
 
     assert ended.code == 75, ended.text
     assert (path / "best.onnx").is_file()
     assert ended.left == ()
-    assert run(command).code == 3
+    assert run(disttune(*arguments)).code == 3
     assert table(path) == table(undisturbed)
 
 

@@ -1,0 +1,1 @@
+"""Algorithms that choose the codes of one layer's weight, one file each."""
