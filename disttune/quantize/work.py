@@ -32,6 +32,8 @@ class Work:
         arguments: what `run` needs to know; plain values that pickle small.
         cost: expected time against other works; any unit.
         engine: which of a job's engines it belongs to: the number of calibration samples.
+        place: works of one place share what `run` measures on the way: best run by the same rank.
+        needs: keys of results that have to be learnt before `run`, by whoever runs it.
     """
 
     kind: str
@@ -40,6 +42,8 @@ class Work:
     arguments: tuple[Any, ...] = ()
     cost: float = 1.0
     engine: int = 0
+    place: str = ""
+    needs: tuple[str, ...] = ()
 
 
 @runtime_checkable
