@@ -1,0 +1,341 @@
+"""Everything before the search: from ranks that say hello to a scheduler that may begin.
+
+Order: every rank says hello; rank 0's trial process loads and checks the job; the journal is compared; the
+space is built; ranks get the replica; the baseline is measured. A mistake of the user ends it before any
+rank has started work.
+"""
+
+import datetime
+from collections.abc import Callable
+
+from disttune.config.errors import InputError
+from disttune.config.goal import Goal
+from disttune.config.job import Job
+from disttune.config.job_file import dump_job
+from disttune.runtime.crew import Crew
+from disttune.runtime.hosts import binding_warning, share_threads
+from disttune.runtime.journal import Journal, JournalContents
+from disttune.runtime.listener import Listener, Opening
+from disttune.runtime.messages import (
+    BaselineMeasured,
+    CollectFiles,
+    FilesCollected,
+    Functions,
+    Hello,
+    Host,
+    MeasureBaseline,
+    OpenFile,
+    Prepare,
+    Prepared,
+    Setup,
+    ToMaster,
+)
+from disttune.runtime.recording import JournalRecording
+from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, SessionRecord
+from disttune.runtime.run_directory import RunDirectory, version_differences
+from disttune.runtime.search import Search, default_trial_timeout_s
+from disttune.runtime.transport import Transport
+from disttune.schedule.exit_policy import ExitPolicy
+from disttune.schedule.history import History, objective_weights
+from disttune.schedule.scheduler import Scheduler
+from disttune.space.capability import load_capability
+from disttune.space.space import Space, build_space
+from disttune.strategy.registry import make_strategy
+from disttune.strategy.tuning import Tuning
+
+
+class Preparation:
+    """Takes in messages until there is a `search`.
+
+    Args:
+        job: what to do.
+        functions: the user's functions when they do not come from files.
+        run: the open run directory.
+        contents: of its journal.
+        transport: to the agents.
+        listener: is told what happens.
+        warn: takes what the user should read once.
+    Raises:
+        InputError: the strategy, the target or the objective is unknown.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        functions: Functions,
+        run: RunDirectory,
+        contents: JournalContents,
+        transport: Transport,
+        listener: Listener,
+        warn: Callable[[str], None],
+    ):
+        self.hosts: dict[int, Host] = {}
+        self.prepared: Prepared | None = None
+        self.journal: Journal | None = None
+        self.crew: Crew | None = None
+        self.search: Search | None = None
+        self._job = job
+        self._functions = functions
+        self._run = run
+        self._transport = transport
+        self._listener = listener
+        self._warn = warn
+        self._strategy = make_strategy(job.tuning.strategy, job.tuning.strategy_kwargs, job.folder)
+        self._capability = load_capability(job.model.target)
+        objective_weights(job.tuning.objective)  # a mistake is told before anything is measured
+        _require_available(job)
+        self._contents = contents
+        self._began_s = transport.now_s()
+        self._space: Space | None = None
+        self._recording = JournalRecording(())
+        listener.phase("starting ranks")
+
+    def receive(self, source: int, message: ToMaster) -> bool:
+        """Take in a message; whether it was one about preparing."""
+        match message:
+            case Hello():
+                self.hosts[source] = message.host
+                if len(self.hosts) == self._transport.size:
+                    self._all_here()
+            case Prepared():
+                self._is_prepared(message)
+            case BaselineMeasured():
+                self._measured_baseline(message)
+            case FilesCollected():
+                assert self.crew is not None
+                self.crew.start_away(message.files)
+            case _:
+                return False
+        return True
+
+    # In order
+
+    def _all_here(self) -> None:
+        threads = share_threads(self.hosts)
+        warning = binding_warning(self.hosts)
+        if warning:
+            self._warn(warning)
+        cpus = {h.cpu for h in self.hosts.values()}
+        if len(cpus) > 1:
+            self._warn(
+                f"ranks run on different processors ({', '.join(sorted(cpus))}): "
+                "metrics may differ in the last bits"
+            )
+        self._listener.phase("loading and checking the job")
+        self._transport.send(0, Prepare(self._job, self._functions, threads[0]))
+
+    def _is_prepared(self, message: Prepared) -> None:
+        self.prepared = message
+        for warning in message.warnings:
+            self._warn(warning)
+        quantization = self._job.quantization
+        self._space = build_space(
+            message.summary,
+            self._capability,
+            quantization,
+            message.engine_methods,
+            approaches=message.engine_approaches,
+        )
+        for warning in self._space.warnings:
+            self._warn(warning)
+        sizes_are_tried = getattr(self._strategy, "tries_calibration_sizes", False)
+        if len(self._job.calibration.samples) > 1 and not sizes_are_tried:
+            n = self._job.calibration.samples[0]
+            self._warn(f"calibration.samples: strategy {self._job.tuning.strategy} takes the first size, {n}")
+        self._open_journal(self._header(message))
+        self._recording = JournalRecording(self._contents.records, self._space.ops)
+        self._set_up_home(message)
+        self._begin_baseline()
+
+    def _header(self, prepared: Prepared) -> JobRecord:
+        return JobRecord(
+            t=0.0,
+            versions=prepared.versions,
+            model_digest=prepared.digests["model"],
+            data_digest=prepared.digests["data"],
+            code_digest=prepared.digests["code"],
+            fingerprint=self._job.fingerprint(),
+            strategy=self._job.tuning.strategy,
+        )
+
+    def _open_journal(self, header: JobRecord) -> None:
+        self.journal = self._run.adopt(header, dump_job(self._job))
+        self._contents = self._run.contents
+        recorded = self._contents.job
+        assert recorded is not None
+        for difference in version_differences(recorded, header):
+            self._warn(f"{difference}: metrics may differ in the last bits")
+        hosts = self.hosts.values()
+        self.journal.append(
+            SessionRecord(
+                t=self._contents.seconds,
+                number=self._contents.n_sessions + 1,
+                n_ranks=self._transport.size,
+                hosts=tuple(dict.fromkeys(h.name for h in hosts)),
+                started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                cpus={h.name: h.cpu for h in hosts},
+            )
+        )
+
+    def _set_up_home(self, prepared: Prepared) -> None:
+        threads = share_threads(self.hosts)
+        works = set(self.hosts)
+        if not self._job.runtime.master_works and len(works) > 1:
+            works.discard(0)
+        setup = Setup(
+            job=self._job,
+            functions=self._functions,
+            n_threads=threads[0],
+            summary=prepared.summary,
+            source=OpenFile(self.hosts[0].pid, prepared.replica_fd),
+            nonce=prepared.nonce,
+        )
+        self.crew = Crew(
+            self.hosts,
+            works,
+            setup,
+            threads,
+            prepared.n_blocks,
+            self._run.cache,
+            self._transport.send,
+            self._listener.phase,
+        )
+        self.crew.start()
+
+    def _begin_baseline(self) -> None:
+        assert self.crew is not None
+        given, recorded = self._job.evaluation.baseline, self._recording.baseline
+        away = bool(self.crew.away)
+        # which files other nodes need shows only while the evaluation runs
+        is_looked_at = away and self._job.evaluation.files is None
+        if recorded is not None and not is_looked_at:
+            self._has_baseline(recorded.values, recorded.seconds)
+        elif given is not None and not is_looked_at:
+            self._has_baseline(tuple(given), 0.0)
+        else:
+            self._listener.phase("measuring the float model")
+            self._transport.send(0, MeasureBaseline())
+            return
+        if away:
+            self._transport.send(0, CollectFiles())
+
+    def _measured_baseline(self, message: BaselineMeasured) -> None:
+        assert self.crew is not None
+        given, recorded = self._job.evaluation.baseline, self._recording.baseline
+        values, seconds = message.values, message.seconds
+        if given is not None:
+            values, seconds = tuple(given), 0.0
+        elif recorded is not None:
+            if recorded.values != values:
+                self._warn(
+                    f"the float model now gives {values}; the journal has {recorded.values}, which is used"
+                )
+            values, seconds = recorded.values, recorded.seconds
+        self._has_baseline(values, seconds)
+        if self.crew.away:
+            self._transport.send(0, CollectFiles())
+
+    def _has_baseline(self, values: tuple[float, ...], seconds: float) -> None:
+        prepared, space, tuning = self.prepared, self._space, self._job.tuning
+        assert prepared is not None
+        assert space is not None
+        assert self.journal is not None
+        given = self._job.evaluation.baseline is not None
+        if len(values) != len(prepared.objectives):
+            raise InputError(
+                f"evaluation.baseline holds {len(values)} numbers, but there are {len(prepared.objectives)} "
+                "evaluators: give one for each"
+            )
+        if self._recording.baseline is None:
+            names = tuple(o.name for o in prepared.objectives)
+            t = self._contents.seconds
+            self.journal.append(BaselineRecord(t=t, values=values, names=names, seconds=seconds, given=given))
+        goal = Goal(
+            prepared.objectives, values, self._job.accuracy.criterion, self._job.accuracy.tolerable_loss
+        )
+        state = Tuning(
+            space,
+            prepared.summary,
+            goal,
+            tuning.seed,
+            tuning.batch_size,
+            tuning.max_trials,
+            tuple(self._job.calibration.samples),
+        )
+        if goal.criterion == "relative" and 0.0 in values:
+            self._warn(
+                "the float model has metric 0, and a relative loss of it is nothing: "
+                'use accuracy.criterion = "absolute"'
+            )
+        history = History(state, tuning.objective)
+        policy = ExitPolicy(
+            tuning.effective_stop_at,
+            tuning.max_trials,
+            tuning.timeout,
+            tuning.find_n,
+            tuning.patience,
+            tuning.max_repeats,
+            tuning.max_probes,
+        )
+        self._begin_search(Scheduler(self._strategy, history, policy, self._recording), seconds, given)
+
+    def _begin_search(self, scheduler: Scheduler, baseline_s: float, given: bool) -> None:
+        assert self.journal is not None
+        assert self._space is not None
+        timeout_s = self._trial_timeout_s(baseline_s, given)
+        exported = self._recording.exported
+        runtime = self._job.runtime
+        self.search = Search(
+            scheduler,
+            self._transport,
+            self.journal,
+            self._listener,
+            timeout_s,
+            best_path=self._run.best_model,
+            replay=self._recording,
+            elapsed_s=self._contents.seconds + self._transport.now_s() - self._began_s,
+            lost_after_s=runtime.lost_after if runtime.isolation == "process" else float("inf"),
+            exported=exported.digest if exported and self._run.best_model.is_file() else None,
+        )
+        self._listener.opened(
+            Opening(
+                run_directory=str(self._run.path),
+                n_ranks=self._transport.size,
+                n_nodes=len({h.node for h in self.hosts.values()}),
+                strategy=self._job.tuning.strategy,
+                space=self._space,
+                goal=scheduler.history.goal,
+                baseline_s=baseline_s,
+                n_resumed=self._recording.n_results,
+                max_trials=self._job.tuning.max_trials,
+            )
+        )
+        self.search.start()
+
+    def _trial_timeout_s(self, baseline_s: float, given: bool) -> float | None:
+        """Deadline of an evaluation; None when only trial 0 can tell."""
+        assert self.journal is not None
+        asked, recorded = self._job.tuning.trial_timeout, self._recording.deadline
+        if asked is not None:
+            timeout_s = asked or float("inf")
+        elif recorded is not None:
+            return recorded.trial_timeout_s
+        elif given:
+            return None
+        else:
+            timeout_s = default_trial_timeout_s(baseline_s)
+        if recorded is None and timeout_s != float("inf"):
+            self.journal.append(DeadlineRecord(t=self._contents.seconds, trial_timeout_s=timeout_s))
+        return timeout_s
+
+
+def _require_available(job: Job) -> None:
+    """Refuse keys that are known but do nothing yet, rather than ignore them.
+
+    Raises:
+        InputError: one of them is given.
+    """
+    if job.runtime.memory == "shared":
+        raise InputError('[runtime] memory: "shared" is not available yet; leave it out')
+    if job.quantization.accuracy_level:
+        raise InputError("[quantization] accuracy_level: there is no weight-only algorithm yet; leave it out")
