@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from disttune.config.recipes import RecipeValue
 from disttune.quantize import passes
@@ -42,14 +42,14 @@ class PassResult:
 class GraphPass(Protocol):
     """One pass. Deterministic; its argument is not changed.
 
-    `needs_channels`: whether `apply` is handed statistics per channel of the tensors that
-    `channel_tensors` names.
+    It reads the recipe of its own name and those whose names begin with it: `smooth_quant_alpha`.
     """
 
-    needs_channels: ClassVar[bool]
+    def channel_tensors(self, model: ModelProto, recipes: Mapping[str, RecipeValue]) -> Mapping[str, int]:
+        """Activations whose statistics per channel `apply` needs, with the axis of the channels.
 
-    def channel_tensors(self, model: ModelProto) -> tuple[str, ...]:
-        """Activations whose statistics per channel (last axis, or axis 1 behind a Conv) the pass needs."""
+        The axis counts from the front (1: images) or is -1 (rows). Empty when it needs none.
+        """
         ...
 
     def apply(
@@ -61,8 +61,8 @@ class GraphPass(Protocol):
         """The model with the change.
 
         Args:
-            recipes: of the candidate; the pass reads its own and those that go with it.
-            channels: by tensor; empty when it needs none.
+            recipes: of the candidate.
+            channels: of `channel_tensors`, by tensor.
         Raises:
             TrialError: the model cannot be changed so; names the op and the cause.
         """

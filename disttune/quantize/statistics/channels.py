@@ -21,6 +21,7 @@ class ChannelStatistics:
         minimum, maximum: of each channel, float64, shape (C,).
         total: sum of the values of each channel, float64, shape (C,).
         absolute: sum of their magnitudes, float64, shape (C,).
+        squares: sum of their squares (the diagonal of the Gram matrix), float64, shape (C,).
     """
 
     n: int
@@ -28,6 +29,7 @@ class ChannelStatistics:
     maximum: Floats
     total: Floats
     absolute: Floats
+    squares: Floats
 
     @property
     def absmax(self) -> Floats:
@@ -49,6 +51,7 @@ class ChannelStatistics:
             rows.max(axis=0, initial=-np.inf),
             rows.sum(axis=0),
             np.abs(rows).sum(axis=0),
+            (rows * rows).sum(axis=0),
         )
 
     @classmethod
@@ -60,4 +63,5 @@ class ChannelStatistics:
             np.maximum.reduce([part.maximum for part in parts]),
             np.add.reduce([part.total for part in parts]),
             np.add.reduce([part.absolute for part in parts]),
+            np.add.reduce([part.squares for part in parts]),
         )
