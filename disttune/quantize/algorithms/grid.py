@@ -1,0 +1,127 @@
+"""The codes that a layer's weight may take and what they stand for: every weight algorithm rounds to this.
+
+Rules:
+1. value = (code - zero point) * scale, the scale being a float32 number.
+2. code = round(value / scale) + zero point, divided in float32, rounded half to even, kept inside the codes
+   that the range was spread over: what `quantize.weights` does, so plain rounding gives the same codes.
+3. Ranges contain zero. A group is `group_size` rows of K; the last one may be shorter, and its range is then
+   that of its own rows.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from disttune.config.errors import TrialError
+from disttune.config.schemes import FLOAT8_DTYPES, METHODS, Scheme
+from disttune.quantize.algorithms.layer import Floats, LayerSolution
+from disttune.quantize.parameters import Codes, code_range, parameter_arrays
+from disttune.quantize.thresholds.registry import slice_ranges
+
+CodeArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Scales and zero points of a layer.
+
+    Args:
+        scale: float32, not zero; shape (1, 1, 1), (n_parts, 1, N) or (n_parts, n_groups, N).
+        zero_point: int32, or float32 where it may lie between codes; shape of `scale`.
+        codes: lowest and highest code in use.
+        group_size: rows of K that share a scale; None: all.
+    """
+
+    scale: NDArray[np.float32]
+    zero_point: NDArray[Any]
+    codes: Codes
+    group_size: int | None = None
+
+    def part(self, index: int) -> Self:
+        """The grid of one part; of its arrays the first axis is 1."""
+        i = index if self.scale.shape[0] > 1 else 0
+        return replace(self, scale=self.scale[i : i + 1], zero_point=self.zero_point[i : i + 1])
+
+    def steps(self, n_rows: int) -> Floats:
+        """Scales in a shape that broadcasts against a weight of so many rows, float64."""
+        return self._for_rows(self.scale, n_rows).astype(np.float64)
+
+    def zeros(self, n_rows: int) -> Floats:
+        """Zero points in a shape that broadcasts against a weight of so many rows, float64."""
+        return self._for_rows(self.zero_point, n_rows).astype(np.float64)
+
+    def round(self, weight: Floats) -> CodeArray:
+        """Rule 2.
+
+        Args:
+            weight: shape (n_parts, K, N).
+        """
+        n_rows = weight.shape[-2]
+        with np.errstate(over="ignore"):  # beyond float32 is beyond the codes as well
+            steps = weight.astype(np.float32) / self._for_rows(self.scale, n_rows)
+        zero_point = self._for_rows(self.zero_point, n_rows)
+        if np.issubdtype(zero_point.dtype, np.integer):
+            steps = np.rint(steps) + zero_point
+        else:
+            steps = np.rint(steps + zero_point)
+        codes: CodeArray = np.clip(steps, *self.codes).astype(np.int32)
+        return codes
+
+    def values(self, codes: CodeArray) -> Floats:
+        """Rule 1, in float64; codes of shape (n_parts, K, N)."""
+        return (codes - self.zeros(codes.shape[-2])) * self.steps(codes.shape[-2])
+
+    def solution(self, codes: CodeArray, **report: float) -> LayerSolution:
+        """A layer's codes on this grid."""
+        return LayerSolution(codes, self.scale, self.zero_point, report=report)
+
+    def _for_rows(self, values: NDArray[Any], n_rows: int) -> NDArray[Any]:
+        if self.group_size is None:
+            return values
+        return np.repeat(values, self.group_size, axis=-2)[..., :n_rows, :]
+
+
+def grid_of(weight: Floats, scheme: Scheme, threshold: str = "minmax") -> Grid:
+    """The grid of a layer's weight by its scheme.
+
+    Args:
+        weight: shape (n_parts, K, N).
+        scheme: its granularity gives the shape of the scales; an integer type.
+        threshold: key of `METHODS`: how the range of each slice is found.
+    Raises:
+        TrialError: the weight holds NaN or infinity, or the type is float8.
+    """
+    if scheme.dtype in FLOAT8_DTYPES:
+        raise TrialError(f"weight method {scheme.method} gives integer codes; {scheme.dtype} has none")
+    if not np.isfinite(weight).all():
+        raise TrialError("the weight holds NaN or infinity, which have no code. Leave the op in float32.")
+    scale, zero_point = _tables(weight, scheme, threshold)
+    return Grid(scale, zero_point, code_range(scheme.dtype, scheme.symmetric), scheme.group_size)
+
+
+def _tables(weight: Floats, scheme: Scheme, threshold: str) -> tuple[NDArray[np.float32], CodeArray]:
+    """Scales and zero points in the shape of a grid's."""
+    n_parts, n_rows, n_columns = weight.shape
+    if scheme.granularity == "per_tensor":
+        scale, zero_point = _parameters(weight.reshape(1, -1), scheme, threshold)
+        return scale.reshape(1, 1, 1), zero_point.reshape(1, 1, 1)
+    size = scheme.group_size or max(n_rows, 1)
+    found = [
+        _parameters(
+            weight[:, i : i + size].swapaxes(1, 2).reshape(-1, min(size, n_rows - i)), scheme, threshold
+        )
+        for i in range(0, n_rows, size)
+    ]
+    shape = (n_parts, 1, n_columns)
+    scales = np.concatenate([scale.reshape(shape) for scale, _ in found], axis=1)
+    return scales, np.concatenate([zero_point.reshape(shape) for _, zero_point in found], axis=1)
+
+
+def _parameters(rows: Floats, scheme: Scheme, threshold: str) -> tuple[NDArray[np.float32], CodeArray]:
+    """Scale and zero point of each row."""
+    plain = replace(scheme, method=threshold, parameter=METHODS[threshold], options=())
+    ranges = slice_ranges(np.ascontiguousarray(rows, np.float32), plain)
+    scale, zero_point = parameter_arrays(*ranges, plain)
+    return scale, zero_point.astype(np.int32)
