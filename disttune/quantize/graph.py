@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto, external_data_helper, version_converter
 
 from disttune.config.errors import ModelError
+from disttune.quantize.batch_norm import fold_batch_norms
 from disttune.quantize.preprocess import first_line, preprocess
 from disttune.quantize.size import LARGE_BYTES
 from disttune.quantize.sources import name_nodes
@@ -128,7 +129,7 @@ def prepare(
     started.CopyFrom(model)
     _make_initializers_constant(started)
     started = _raise_opset(started, warn)
-    prepared = preprocess(started, warn, directory, large_bytes)
+    prepared = fold_batch_norms(preprocess(started, warn, directory, large_bytes))
     drop_unused_opsets(prepared)
     name_nodes(prepared, model)
     return prepared
