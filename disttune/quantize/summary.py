@@ -94,6 +94,22 @@ def channel_axis(node: NodeProto, rank: int) -> int | None:
     return None
 
 
+def group_axis(node: NodeProto, rank: int) -> int | None:
+    """Axis of a node's weight along which groups with a scale each run; None where there are no groups."""
+    match node.op_type:
+        case "MatMul":
+            return max(rank - 2, 0)
+        case "Gemm":
+            return 1 if int_attribute(node, "transB", 0) else 0
+        case "Gather" | "GatherElements" | "GatherND":
+            return rank - 1
+        case "Conv":
+            return 1
+        case "ConvTranspose":
+            return 0
+    return None
+
+
 def int_attribute(node: NodeProto, name: str, default: int) -> int:
     """Value of an integer attribute, or the operator's default."""
     return int(next((get_attribute_value(a) for a in node.attribute if a.name == name), default))

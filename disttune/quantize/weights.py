@@ -30,7 +30,7 @@ from disttune.quantize.thresholds.registry import slice_ranges
 
 CodeArray = NDArray[np.integer[Any]]
 Weight = NDArray[np.floating[Any]]
-_HELD_AS: dict[str, type[np.integer[Any]]] = {
+HELD_AS: dict[str, type[np.integer[Any]]] = {
     "int8": np.int8,
     "uint8": np.uint8,
     "int16": np.int16,
@@ -134,7 +134,7 @@ def quantize_weight(
     axis = _axis(values, scheme, axis)
     scale, zero_point = _parameters(values, scheme, axis, reduce_range)
     return QuantizedWeight(
-        codes=np.zeros(values.shape, _HELD_AS[scheme.dtype]),
+        codes=np.zeros(values.shape, HELD_AS[scheme.dtype]),
         scale=scale,
         zero_point=zero_point,
         dtype=scheme.dtype,
@@ -191,7 +191,7 @@ def _parameters(
         for rows in parts
     ]
     scale = np.concatenate([scale for scale, _ in found]).reshape(shape)
-    zero_point = np.concatenate([zero for _, zero in found]).astype(_HELD_AS[scheme.dtype]).reshape(shape)
+    zero_point = np.concatenate([zero for _, zero in found]).astype(HELD_AS[scheme.dtype]).reshape(shape)
     if axis is not None and scheme.granularity == "per_group":
         scale, zero_point = np.moveaxis(scale, 0, axis), np.moveaxis(zero_point, 0, axis)
     return scale.copy(), zero_point.copy()
@@ -223,5 +223,5 @@ def _codes(
         return np.asarray(np.clip(steps, -most, most).astype(float8_type(dtype)).view(np.uint8))
     np.rint(steps, out=steps)
     steps += zero_point.astype(np.float32)
-    codes: CodeArray = np.clip(steps, *used).astype(_HELD_AS[dtype])
+    codes: CodeArray = np.clip(steps, *used).astype(HELD_AS[dtype])
     return codes

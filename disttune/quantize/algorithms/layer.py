@@ -1,7 +1,7 @@
 """A layer as the weight algorithms see it: a matrix, what is known of its inputs, and what comes out.
 
 Every linear op is a set of independent parts Y = X W: one for MatMul and Gemm, one for each group of a
-Conv or ConvTranspose (K = inputs of a group x kernel elements).
+Conv or ConvTranspose. `layout` says what K and N are for each type of op.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
 from disttune.quantize.sources import WEIGHT_INPUTS
-from disttune.quantize.summary import channel_axis, int_attribute
+from disttune.quantize.summary import channel_axis, group_axis
 from disttune.quantize.topology import unused_name
 from disttune.space.candidate import Candidate
 
@@ -119,17 +119,9 @@ def weight_axis(node: FloatNode, scheme: Scheme, rank: int) -> int | None:
         return channel_axis(node.message, rank)
     if scheme.granularity != "per_group":
         return None
-    match node.op_type:
-        case "MatMul":
-            return rank - 2 if rank > 1 else 0
-        case "Gemm":
-            return 1 if int_attribute(node.message, "transB", 0) else 0
-        case "Gather" | "GatherElements" | "GatherND":
-            return rank - 1
-        case "Conv":
-            return 1
-        case "ConvTranspose":
-            return 0
+    axis = group_axis(node.message, rank)
+    if axis is not None:
+        return axis
     raise TrialError(f"op {node.name}: the weight of a {node.op_type} is not quantized in groups")
 
 
