@@ -23,6 +23,7 @@ from disttune.config.field_types import (
     mistake,
 )
 from disttune.config.nearest import unknown_name
+from disttune.config.objective import OBJECTIVES, objective_weights
 from disttune.config.quantization_section import OpOptions, QuantizationSection, SchemeOptions
 from disttune.config.toml_text import shown
 
@@ -31,7 +32,6 @@ __all__ = [
     "OpOptions", "QuantizationSection", "RuntimeSection", "SchemeOptions", "TuningSection",
 ]  # fmt: skip
 
-OBJECTIVES = ("latency", "size", "float_ops")
 MAY_CHANGE_ON_RESUME = frozenset(
     f"tuning.{key}" for key in ("max_trials", "timeout", "find_n", "patience", "max_probes")
 )
@@ -238,6 +238,22 @@ class Job(Section):
     accuracy: AccuracySection = Field(default_factory=AccuracySection)
     tuning: TuningSection = Field(default_factory=TuningSection)
     runtime: RuntimeSection = Field(default_factory=RuntimeSection)
+
+    @field_validator("tuning")
+    @classmethod
+    def _can_measure_latency(cls, section: TuningSection, info: ValidationInfo) -> TuningSection:
+        calibration = info.data.get("calibration")
+        if (
+            "latency" in objective_weights(section.objective)
+            and calibration is not None
+            and not calibration.given
+            and not functions_given(info)
+        ):
+            raise mistake(
+                "objective: latency is measured on calibration feeds, and there are none: give "
+                'calibration.loader = "file.py:name" or calibration.data = "file.npz"'
+            )
+        return section
 
     @field_validator("calibration")
     @classmethod

@@ -163,6 +163,8 @@ def _result_table(result: TuningResult, best_path: str) -> Table:
             f"({ratio:.0%} of the float model)",
         )
         candidate = next(t.candidate for t in result.trials if t.number == best.trial)
+        if best.latency is not None:
+            table.add_row("latency", wording.latency(best.latency))
         table.add_row("how", str(candidate))
         table.add_row("model", best_path)
     failed = sum(t.counts and t.metric is None for t in result.trials)

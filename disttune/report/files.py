@@ -13,7 +13,7 @@ from disttune.strategy.trial import Trial
 
 COLUMNS = (
     "trial", "stage", "digest", "model_digest", "duplicate_of", "status", "metric", "meets_goal",
-    "size_bytes", "seconds", "rank", "reason",
+    "size_bytes", "seconds", "rank", "reason", "latency_ratio", "latency_spread",
 )  # fmt: skip
 
 
@@ -37,7 +37,8 @@ def trials_csv(trials: Sequence[Trial], evaluators: Sequence[str]) -> str:
         writer.writerow([
             t.number, _line(t.stage), t.candidate.digest, t.model_digest or "", _text(t.duplicate_of),
             t.status, _text(t.metric), str(t.meets_goal).lower(), _text(t.size_bytes), f"{t.seconds:.3f}",
-            t.rank, _line(t.reason), *values,
+            t.rank, _line(t.reason), _text(t.latency.ratio if t.latency else None),
+            _text(t.latency.spread if t.latency else None), *values,
         ])  # fmt: skip
     return text.getvalue()
 

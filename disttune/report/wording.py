@@ -1,7 +1,7 @@
 """How numbers, trials and goals are worded, the same on the console and in files."""
 
 from disttune.config.goal import Goal
-from disttune.strategy.trial import Trial
+from disttune.strategy.trial import Latency, Trial
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
@@ -28,6 +28,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def latency(latency: Latency) -> str:
+    return (
+        f"{latency.ratio:.0%} of the float model's (spread {latency.spread:.0%}): "
+        f"{latency.milliseconds:.4g} ms to {latency.float_milliseconds:.4g} ms"
+    )
 
 
 def goal(goal: Goal) -> str:

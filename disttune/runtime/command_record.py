@@ -7,6 +7,7 @@ from typing import Protocol
 
 from disttune.runtime.records import (
     CommitRecord,
+    LatencyRecord,
     ProbeResultRecord,
     ProposalRecord,
     Record,
@@ -14,7 +15,9 @@ from disttune.runtime.records import (
     StageRecord,
 )
 from disttune.schedule.events import Command, Commit, OpenStage, Propose, Settle
+from disttune.schedule.latency_window import KIND
 from disttune.space.candidate import Candidate
+from disttune.strategy.stage import Probe
 
 
 class Replay(Protocol):
@@ -63,6 +66,8 @@ def command_record(command: Command, t: float, replay: Replay) -> Record | None:
             return _proposal(command, t)
         case Settle(item=Candidate()):
             return _result(command, t)
+        case Settle(item=Probe(kind=kind)) if kind == KIND:
+            return _latency(command, t)
         case Settle():
             return _probe_result(command, t)
         case Commit() if command.trial.cancelled:
@@ -121,6 +126,22 @@ def _probe_result(command: Settle, t: float) -> ProbeResultRecord:
         stage=command.stage,
         item=command.index,
         probe={"kind": probe.kind, "arguments": dict(probe.arguments)},
+        status=outcome.status,
+        value=outcome.value,
+        seconds=outcome.seconds,
+        rank=outcome.rank,
+        reason=outcome.reason,
+    )
+
+
+def _latency(command: Settle, t: float) -> LatencyRecord:
+    outcome, probe = command.outcome, command.item
+    assert isinstance(probe, Probe)
+    assert probe.candidate is not None
+    return LatencyRecord(
+        t=t,
+        trial=probe.arguments["trial"],
+        digest=probe.candidate.digest,
         status=outcome.status,
         value=outcome.value,
         seconds=outcome.seconds,

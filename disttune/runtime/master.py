@@ -25,6 +25,7 @@ from disttune.runtime.result import Baseline, TuningResult, best_of
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.search import Search
 from disttune.runtime.transport import Transport
+from disttune.schedule.pareto import pareto_front
 
 RANKS_OWN_TASKS = ("Load", "LoadStatistics")  # what fails there concerns that rank alone
 
@@ -40,7 +41,7 @@ class Master:
         transport: to the agents.
         listener: is told what happens.
     Raises:
-        InputError: the strategy, the target or the objective is unknown.
+        InputError: the strategy or the target is unknown.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class Master:
             evaluators=tuple(o.name for o in goal.objectives),
             trials=tuple(history.trials),
             warnings=tuple(self._warnings),
+            pareto=pareto_front(history.trials, goal.higher_is_better),
         )
 
     def close(self) -> None:

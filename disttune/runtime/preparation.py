@@ -36,7 +36,7 @@ from disttune.runtime.run_directory import RunDirectory, version_differences
 from disttune.runtime.search import Search, default_trial_timeout_s
 from disttune.runtime.transport import Transport
 from disttune.schedule.exit_policy import ExitPolicy
-from disttune.schedule.history import History, objective_weights
+from disttune.schedule.history import History
 from disttune.schedule.scheduler import Scheduler
 from disttune.space.capability import load_capability
 from disttune.space.space import Space, build_space
@@ -56,7 +56,7 @@ class Preparation:
         listener: is told what happens.
         warn: takes what the user should read once.
     Raises:
-        InputError: the strategy, the target or the objective is unknown.
+        InputError: the strategy or the target is unknown.
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class Preparation:
         self._warn = warn
         self._strategy = make_strategy(job.tuning.strategy, job.tuning.strategy_kwargs, job.folder)
         self._capability = load_capability(job.model.target)
-        objective_weights(job.tuning.objective)  # a mistake is told before anything is measured
         _require_available(job)
         self._contents = contents
         self._began_s = transport.now_s()

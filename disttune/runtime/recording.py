@@ -10,6 +10,7 @@ from disttune.runtime.records import (
     CommitRecord,
     DeadlineRecord,
     ExportRecord,
+    LatencyRecord,
     ProbeResultRecord,
     ProposalRecord,
     Record,
@@ -37,6 +38,7 @@ class JournalRecording:
         self._proposals: dict[tuple[int, int], ProposalRecord] = {}
         self._results: dict[str, ResultRecord] = {}
         self._probes: dict[tuple[int, int], ProbeResultRecord] = {}
+        self._latencies: dict[str, LatencyRecord] = {}
         self._cancelled: set[str] = set()
         self._commits: set[int] = set()
         for record in records:
@@ -79,6 +81,14 @@ class JournalRecording:
             record.status, value=record.value, seconds=record.seconds, rank=record.rank, reason=record.reason
         )
 
+    def latency(self, candidate: Candidate) -> Outcome | None:
+        record = self._latencies.get(candidate.digest)
+        if record is None:
+            return None
+        return Outcome(
+            record.status, value=record.value, seconds=record.seconds, rank=record.rank, reason=record.reason
+        )
+
     def has_stage(self, index: int) -> bool:
         return index in self._stages
 
@@ -107,6 +117,8 @@ class JournalRecording:
                 self._results[record.digest] = record
             case ProbeResultRecord():
                 self._probes[record.stage, record.item] = record
+            case LatencyRecord():
+                self._latencies[record.digest] = record
             case CommitRecord():
                 self._commits.add(record.trial)
             case _:

@@ -162,6 +162,26 @@ class ProbeResultRecord(Record):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyRecord(Record):
+    """What measuring the latency of a trial's model gave.
+
+    Args:
+        digest: of the candidate.
+        value: ratio, spread, milliseconds and float_milliseconds; None when it failed.
+        seconds: that it took.
+    """
+
+    kind: ClassVar[str] = "latency"
+    trial: int
+    digest: str
+    status: Status
+    value: dict[str, float] | None
+    seconds: float
+    rank: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ResultRecord(Record):
     """Outcome of a trial.
 
@@ -237,6 +257,7 @@ KINDS: dict[str, type[Record]] = {
         StageRecord,
         ProposalRecord,
         ProbeResultRecord,
+        LatencyRecord,
         ResultRecord,
         CommitRecord,
         ExportRecord,

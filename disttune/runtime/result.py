@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from disttune.strategy.trial import Trial
+from disttune.strategy.trial import Latency, Trial
 
 SCHEMA = 1
 EXIT_CODES = {"goal_met": 0, "goal_not_met": 3, "interrupted": 75}
@@ -30,6 +30,7 @@ class Best:
     meets_goal: bool
     size_bytes: int | None
     candidate: dict[str, Any]
+    latency: Latency | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class TuningResult:
         evaluators: their names, in the order of `Trial.values`.
         trials: the table.
         warnings: what the user should know.
+        pareto: numbers of the trials on the Pareto front of metric, size, latency and ops in float.
     """
 
     status: str
@@ -65,6 +67,7 @@ class TuningResult:
     evaluators: tuple[str, ...]
     trials: tuple[Trial, ...] = ()
     warnings: tuple[str, ...] = ()
+    pareto: tuple[int, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -86,6 +89,7 @@ class TuningResult:
             "versions": self.versions,
             "evaluators": list(self.evaluators),
             "warnings": list(self.warnings),
+            "pareto": list(self.pareto),
         }
 
 
@@ -101,4 +105,5 @@ def best_of(trial: Trial | None) -> Best | None:
         meets_goal=trial.meets_goal,
         size_bytes=trial.size_bytes,
         candidate=trial.candidate.to_dict(),
+        latency=trial.latency,
     )

@@ -20,7 +20,8 @@ class ExitPolicy:
         max_trials: distinct models committed.
         timeout_s: over all restarts of the job; 0 for none.
         find_n: stop after this many distinct trials that meet the goal.
-        patience: stop after this many distinct trials without a better best.
+        patience: stop after this many distinct trials without a better best; where latency decides what
+            is better, at the end of a stage, since only there it is measured.
         max_repeats: end a stage after this many repeats in a row.
         max_probes: bound on the probes of the whole job.
     Raises:
@@ -48,11 +49,18 @@ class ExitPolicy:
             return "goal"
         if self.find_n is not None and history.n_meeting_goal >= self.find_n:
             return "find_n"
-        if self.patience is not None and history.n_since_best >= self.patience:
+        if not history.latency_decides and self._out_of_patience(history):
             return "patience"
         if history.n_counted >= self.max_trials:
             return "max_trials"
         return None
+
+    def after_latencies(self, history: History) -> str | None:
+        """The reason to stop now that the latencies of a stage are known, or None."""
+        return "patience" if history.latency_decides and self._out_of_patience(history) else None
+
+    def _out_of_patience(self, history: History) -> bool:
+        return self.patience is not None and history.n_since_best >= self.patience
 
     def timed_out(self, now_s: float) -> bool:
         return self.timeout_s > 0 and now_s >= self.timeout_s

@@ -7,15 +7,12 @@ a repeat counts nothing and is never best; a trial without a metric counts but i
 from collections.abc import Mapping
 from dataclasses import replace
 
-from disttune.config.errors import InputError
 from disttune.config.goal import Goal
-from disttune.config.nearest import unknown_name
+from disttune.config.objective import objective_weights
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
-from disttune.strategy.trial import Trial
+from disttune.strategy.trial import Latency, Trial
 from disttune.strategy.tuning import Tuning
-
-OBJECTIVES = ("size", "float_ops")
 
 
 class History:
@@ -24,8 +21,8 @@ class History:
     Args:
         tuning: its `trials` are the table; its `preferred` names the strategy's choice.
         objective: what decides among trials that meet the goal: "first" in trial order (or the
-            strategy's choice), "size" (bytes), "float_ops" (quantizable ops left in float), or weights
-            of both; each counts as its ratio to the float model's.
+            strategy's choice), "latency" (of one run), "size" (bytes), "float_ops" (quantizable ops left
+            in float), or weights of them; each counts as its ratio to the float model's.
     Raises:
         InputError: the objective is unknown.
     """
@@ -41,6 +38,8 @@ class History:
         self._by_number: dict[int, Trial] = {}
         self._first_by_model: dict[str, int] = {}
         self._best: Trial | None = None
+        self._positions: dict[int, list[int]] = {}  # number -> places of its row and of its repeats
+        self._unmeasured: dict[int, None] = {}  # meeting the goal, their latency never asked for; ordered
 
     @property
     def goal(self) -> Goal:
@@ -58,6 +57,16 @@ class History:
             if trial.eligible and trial.meets_goal:
                 return trial
         return self._best
+
+    @property
+    def latency_decides(self) -> bool:
+        """Whether the best depends on latencies."""
+        return "latency" in self.tuning.weights
+
+    @property
+    def unmeasured(self) -> list[Trial]:
+        """Trials that meet the goal and whose latency has not been asked for, in order."""
+        return [self._by_number[number] for number in self._unmeasured]
 
     def judge(self, number: int, stage: str, candidate: Candidate, outcome: Outcome) -> Trial:
         """The row that these facts make, before it is known to be a duplicate."""
@@ -109,6 +118,8 @@ class History:
         first = self._first_by_model.get(row.model_digest or "")
         if row.duplicate_of is None and first is not None:
             row = self.repeat(row.number, row.stage, row.candidate, first)
+        places = self._positions.setdefault(row.number if row.duplicate_of is None else row.duplicate_of, [])
+        places.append(len(self.trials))
         self.trials.append(row)
         self._by_number[row.number] = row
         self.next_number = row.number + 1
@@ -124,22 +135,29 @@ class History:
             self._first_by_model[row.model_digest] = row.number
         if row.eligible:
             self.n_meeting_goal += row.meets_goal
+            if row.meets_goal:
+                self._unmeasured[row.number] = None
             if self._best is None or self.tuning.better(row, self._best):
                 self._best = row
                 self.n_since_best = 0
         return row
 
+    def take_latency(self, number: int, latency: Latency | None) -> Trial:
+        """Add to a trial and its repeats what was measured, None for nothing; it may be the best now."""
+        del self._unmeasured[number]
+        if latency is not None:
+            for place in self._positions[number]:
+                row = replace(self.trials[place], latency=latency)
+                self.trials[place] = self._by_number[row.number] = row
+            self._compare_again(self._by_number[number])
+        return self._by_number[number]
 
-def objective_weights(objective: str | Mapping[str, float]) -> dict[str, float]:
-    """Weight of each measure; none for "first".
-
-    Raises:
-        InputError: a measure is unknown.
-    """
-    weights = {objective: 1.0} if isinstance(objective, str) else dict(objective)
-    if weights == {"first": 1.0}:
-        return {}
-    for name in weights:
-        if name not in OBJECTIVES:
-            raise InputError("[tuning] objective: " + unknown_name("objective", name, ("first", *OBJECTIVES)))
-    return weights
+    def _compare_again(self, row: Trial) -> None:
+        best = self._best
+        assert best is not None
+        if row.number == best.number:
+            self._best = row
+        elif self.tuning.better(row, best):
+            self._best = row
+            behind = self.trials[self._positions[row.number][0] + 1 :]
+            self.n_since_best = sum(trial.counts for trial in behind)

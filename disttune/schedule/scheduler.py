@@ -19,6 +19,7 @@ from disttune.schedule.events import (
     Improve,
     Interrupt,
     ModelBuilt,
+    Note,
     Notice,
     OpenStage,
     Propose,
@@ -32,8 +33,9 @@ from disttune.schedule.events import (
 )
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
+from disttune.schedule.latency_window import latency_probes, measured_latency, told
 from disttune.schedule.outcome import Outcome
-from disttune.schedule.stage_run import Entry, StageRun
+from disttune.schedule.stage_run import Ending, Entry, StageRun
 from disttune.schedule.strategy_calls import StrategyCalls
 from disttune.space.candidate import Candidate
 from disttune.strategy.registry import Strategy
@@ -60,6 +62,9 @@ class Recording(Protocol):
 
     def probe(self, stage: int, index: int) -> Outcome | None:
         """What the probe at this place gave."""
+
+    def latency(self, candidate: Candidate) -> Outcome | None:
+        """What measuring the latency of this candidate gave."""
 
 
 class Scheduler:
@@ -220,10 +225,12 @@ class Scheduler:
             self._next_stage(None)
         elif self._run.head() is not None:
             self._commit(self._run.commit_head())
-        elif self._drain_until_s is not None:
+        elif self._run.ending is not None and not self._run.open:
+            self._end_window(self._run, self._run.ending)
+        elif self._run.ending is not None or self._drain_until_s is not None:
             return False
         elif self._run.complete:
-            self._end_stage("done")
+            self._end(Ending("done"))
         elif not self._run.exhausted and self._may_draw(self._run):
             self._draw(self._run)
         else:
@@ -233,17 +240,27 @@ class Scheduler:
     def _commit(self, entry: Entry) -> None:
         assert self._run is not None
         if isinstance(entry.item, Probe):
-            assert entry.outcome is not None
-            self._run.probe_values.append(entry.outcome.value if entry.outcome.status == "ok" else None)
-            self.n_probes += 1
+            self._commit_probe(self._run, entry.item, entry.outcome)
             return
         row = self._commit_row(self._row(entry, entry.item))
         self._run.rows.append(row)
         reason = self.policy.after_commit(row, self.history, self._run.stage.goal_stops)
         if reason is not None:
-            self._finish(reason)
+            self._end(Ending(reason, stops=True))
         elif self.history.n_repeats_in_a_row >= self.policy.max_repeats:
-            self._end_stage("space")
+            self._end(Ending("space"))
+
+    def _commit_probe(self, run: StageRun, probe: Probe, outcome: Outcome | None) -> None:
+        assert outcome is not None
+        self.n_probes += 1
+        if run.ending is None:
+            run.probe_values.append(outcome.value if outcome.status == "ok" else None)
+            return
+        before = self.history.best
+        trial = self.history.take_latency(probe.arguments["trial"], measured_latency(outcome))
+        self._commands.append(Note(told(trial, outcome)))
+        if before is None or self.history.best is None or before.number != self.history.best.number:
+            self._tell_if_better(before)
 
     def _row(self, entry: Entry, candidate: Candidate) -> Trial:
         assert self._run is not None
@@ -266,14 +283,30 @@ class Scheduler:
 
     # Stages
 
-    def _end_stage(self, reason: str) -> None:
+    def _end(self, ending: Ending) -> None:
+        """End the stage, once the latencies that are wanted of its trials are measured."""
         run = self._run
         assert run is not None
-        for entry in run.open:  # drawn ahead of a stage that ended early
+        for entry in run.close(ending):  # drawn ahead of a stage that ended early
             self._drop(entry)
         self.history.n_repeats_in_a_row = 0
         self._next_trial = self.history.next_number
-        result = run.result(self.history.goal, "space" if reason == "space" else "done")
+        asked = self.history.tuning.latency_asked and not ending.stops
+        if self.history.latency_decides or asked:
+            for probe in latency_probes(self.history.unmeasured):
+                self._add(run, self._latency_entry(run, probe))
+
+    def _end_window(self, run: StageRun, ending: Ending) -> None:
+        """Nothing is left to measure: go on."""
+        reason = ending.reason if ending.stops else self.policy.after_latencies(self.history)
+        if reason is not None:
+            self._finish(reason)
+        else:
+            self._end_stage(run)
+
+    def _end_stage(self, run: StageRun) -> None:
+        run.rows = [self.history.row(row.number) for row in run.rows]  # some have a latency now
+        result = run.result(self.history.goal)
         is_empty = all(t.duplicate_of is not None for t in run.rows) and not run.probe_values
         self._n_empty_stages = self._n_empty_stages + 1 if is_empty else 0
         self._commands.append(Broadcast(run.index, result))
@@ -325,7 +358,11 @@ class Scheduler:
         if item is None:
             return
         item = self._as_recorded(run, item)
-        entry = self._probe_entry(run, item) if isinstance(item, Probe) else self._trial_entry(run, item)
+        self._add(
+            run, self._probe_entry(run, item) if isinstance(item, Probe) else self._trial_entry(run, item)
+        )
+
+    def _add(self, run: StageRun, entry: Entry) -> None:
         self._commands.append(Propose(run.index, entry.index, entry.task, entry.item))
         run.add(entry)
         if entry.state == "waiting":
@@ -355,9 +392,22 @@ class Scheduler:
         return entry
 
     def _probe_entry(self, run: StageRun, probe: Probe) -> Entry:
-        self._next_probe -= 1
-        entry = Entry(run.n_drawn, self._next_probe, probe)
-        known = self.recording.probe(run.index, run.n_drawn) if self.recording else None
+        return self._measured_if_known(
+            Entry(run.n_drawn, self._next_probe - 1, probe),
+            self.recording.probe(run.index, run.n_drawn) if self.recording else None,
+        )
+
+    def _latency_entry(self, run: StageRun, probe: Probe) -> Entry:
+        """It runs with nothing else on its node."""
+        assert probe.candidate is not None
+        return self._measured_if_known(
+            Entry(run.n_drawn, self._next_probe - 1, probe, alone=True),
+            self.recording.latency(probe.candidate) if self.recording else None,
+        )
+
+    def _measured_if_known(self, entry: Entry, known: Outcome | None) -> Entry:
+        """A probe's entry, with what an earlier session found, or without when no more may be measured."""
+        self._next_probe = entry.task
         if (
             known is None
             and self.policy.max_probes is not None
@@ -378,7 +428,8 @@ class Scheduler:
         """
         run = self._run
         assert run is not None
-        self._draw_recorded(run)
+        if run.ending is None:
+            self._draw_recorded(run)
         for entry in run.open:
             is_cut = entry.rank is not None or self._was_cut(entry)
             if is_cut:

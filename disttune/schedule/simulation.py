@@ -5,7 +5,7 @@ Pure. Virtual time comes from a heap of events; a counter breaks ties, first in 
 
 import heapq
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from disttune.config.goal import Goal, Objective
@@ -29,6 +29,7 @@ from disttune.schedule.events import (
 )
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
+from disttune.schedule.latency_window import KIND
 from disttune.schedule.outcome import Outcome
 from disttune.schedule.scheduler import Recording, Scheduler
 from disttune.space.candidate import Candidate
@@ -36,7 +37,7 @@ from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
 from disttune.strategy.registry import Strategy
 from disttune.strategy.stage import Item, Probe
-from disttune.strategy.trial import Status, Trial
+from disttune.strategy.trial import Latency, Status, Trial
 from disttune.strategy.tuning import Tuning
 
 MODEL_BYTES = 1000
@@ -68,6 +69,8 @@ class SimulatedJob:
         batch_size: of samplers.
         size_bytes: of a candidate's model.
         calibration_samples: sizes that the job lists.
+        latency: of a candidate's model, as a ratio to the float model's; an exception stands for a
+            measurement that fails.
     """
 
     strategy: Callable[[], Strategy]
@@ -87,6 +90,7 @@ class SimulatedJob:
     batch_size: int = 16
     size_bytes: Callable[[Candidate], int] = lambda _: 100
     calibration_samples: tuple[int, ...] = ()
+    latency: Callable[[Candidate], float] = lambda _: 1.0
 
     def scheduler(self, recording: Recording | None = None) -> Scheduler:
         objectives = (Objective("accuracy", self.higher_is_better),)
@@ -105,7 +109,7 @@ class SimulatedJob:
         """What comes of an item that ends by itself."""
         if isinstance(item, Probe):
             try:
-                return Outcome("ok", value=self.probe(item))
+                return Outcome("ok", value=self._probed(item))
             except Exception as error:
                 return Outcome("failed", reason=str(error))
         measured = Outcome(
@@ -119,6 +123,12 @@ class SimulatedJob:
         except Exception as error:
             return replace(measured, status="failed", reason=str(error))
 
+    def _probed(self, probe: Probe) -> Any:
+        if probe.kind != KIND or probe.candidate is None:
+            return self.probe(probe)
+        ratio = self.latency(probe.candidate)
+        return asdict(Latency(ratio, spread=0.0, milliseconds=ratio, float_milliseconds=1.0))
+
 
 @dataclass
 class Simulation:
@@ -130,6 +140,7 @@ class Simulation:
         best: number of the best trial.
         outcomes: of all candidates that were measured, by digest.
         probes: of all probes that were measured, by stage and index.
+        latencies: that were measured, by the candidate's digest.
         time_s: virtual.
         n_events: that the scheduler took in.
         n_evaluations: that were begun.
@@ -142,6 +153,7 @@ class Simulation:
     best: int | None = None
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     probes: dict[tuple[int, int], Outcome] = field(default_factory=dict)
+    latencies: dict[str, Outcome] = field(default_factory=dict)
     time_s: float = 0.0
     n_events: int = 0
     n_evaluations: int = 0
@@ -156,6 +168,7 @@ class Recorded:
         outcomes: of candidates, by digest.
         proposals: (stage, index) to the item that was proposed there, where it may differ.
         probes: (stage, index) to what the probe there gave.
+        latencies: by the candidate's digest.
     """
 
     def __init__(
@@ -163,10 +176,12 @@ class Recorded:
         outcomes: Mapping[str, Outcome],
         proposals: Mapping[tuple[int, int], Item] | None = None,
         probes: Mapping[tuple[int, int], Outcome] | None = None,
+        latencies: Mapping[str, Outcome] | None = None,
     ):
         self.outcomes = outcomes
         self.proposals = proposals or {}
         self.probes = probes or {}
+        self.latencies = latencies or {}
 
     def proposal(self, stage: int, index: int) -> Item | None:
         return self.proposals.get((stage, index))
@@ -179,6 +194,9 @@ class Recorded:
 
     def probe(self, stage: int, index: int) -> Outcome | None:
         return self.probes.get((stage, index))
+
+    def latency(self, candidate: Candidate) -> Outcome | None:
+        return self.latencies.get(candidate.digest)
 
 
 def plain_summary(space: Space) -> ModelSummary:
@@ -281,6 +299,8 @@ class _Run:
                 self._running.pop(command.rank, None)
             case Settle(item=Candidate() as candidate):
                 result.outcomes[candidate.digest] = command.outcome
+            case Settle(item=Probe(kind=kind, candidate=Candidate() as candidate)) if kind == KIND:
+                result.latencies[candidate.digest] = command.outcome
             case Settle():
                 result.probes[command.stage, command.index] = command.outcome
             case Commit():

@@ -7,7 +7,6 @@ import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 from disttune.config.errors import InternalError
 from disttune.config.goal import Goal
@@ -69,6 +68,19 @@ class Entry:
             self.rank = self.assignment = None
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Why a stage ends.
+
+    Args:
+        reason: "done", "space", or why the search stops.
+        stops: whether the search stops with it.
+    """
+
+    reason: str
+    stops: bool = False
+
+
 @dataclass(eq=False)
 class StageRun:
     """State of one stage from its first item to its result.
@@ -86,6 +98,7 @@ class StageRun:
     n_drawn: int = 0
     n_costing: int = 0
     exhausted: bool = False
+    ending: Ending | None = None
     _source: Iterator[Item] = field(init=False)
     _waiting: list[tuple[float, int, Entry]] = field(default_factory=list)
     _alone: deque[Entry] = field(default_factory=deque)
@@ -118,6 +131,15 @@ class StageRun:
             return
         cost = entry.item.cost if isinstance(entry.item, Probe) else 0.0
         heapq.heappush(self._waiting, (-cost, entry.index, entry))
+
+    def close(self, ending: Ending) -> list[Entry]:
+        """Draw no more; returns what was drawn ahead and is given up."""
+        self.ending = ending
+        given_up = list(self.open)
+        self.open.clear()
+        self._waiting.clear()
+        self._alone.clear()
+        return given_up
 
     def next_for(self, rank: int, others: bool) -> Entry | None:
         """The next waiting entry for this rank; one that crashed on it goes to another if there is one."""
@@ -158,11 +180,12 @@ class StageRun:
     def complete(self) -> bool:
         return self.exhausted and not self.open
 
-    def result(self, goal: Goal, reason: Literal["done", "space"]) -> StageResult:
+    def result(self, goal: Goal) -> StageResult:
+        is_space = self.ending is not None and self.ending.reason == "space"
         return StageResult(
             name=self.stage.name,
             goal=goal,
             trials=tuple(self.rows),
             probes=tuple(self.probe_values),
-            reason=reason,
+            reason="space" if is_space else "done",
         )

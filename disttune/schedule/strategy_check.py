@@ -59,7 +59,9 @@ def check_strategy(
                 _check_same(alone, _whole(job, n, where), f"{where}, {n} ranks")
             _check_same(alone, simulate(job, 7, {1: 1.5, 5: 4.0}), f"{where}, 7 ranks, 1 and 5 lost")
             cut = simulate(job, 3, until_s=alone.time_s / 6)
-            resumed = simulate(job, 2, recording=Recorded(cut.outcomes, probes=cut.probes))
+            resumed = simulate(
+                job, 2, recording=Recorded(cut.outcomes, probes=cut.probes, latencies=cut.latencies)
+            )
             _check_same(alone, resumed, f"{where}, resumed")
 
 
@@ -76,6 +78,7 @@ def _jobs(strategy: Callable[[], Strategy], seed: int, max_trials: int) -> dict[
         seed=seed,
         summary=transformer,
         probe=lambda probe: _rng(seed, "probe", probe).random(),
+        latency=lambda candidate: _rng(seed, "latency", candidate).uniform(0.3, 1.2),
     )
     failing = replace(
         easy,

@@ -2,10 +2,11 @@
 
 Pure. loss = 100 x shortfall / |baseline| + cost. The shortfall is that beyond the tolerance, 0 where the
 goal is met; so one percent of the baseline weighs as much as the whole size of the float model. The cost
-is the job's objective, with objective "first" the size as a share of the float model's.
+is the job's objective, with objective "first" the size as a share of the float model's. A latency that was
+not measured (of a model that misses the goal) counts as the float model's.
 
 Source: INC 2.6, tpe (accuracy beyond the threshold as a penalty, plus a speed term). What we do
-differently: a penalty that is continuous at the threshold, sizes instead of one clocked run.
+differently: a penalty that is continuous at the threshold, sizes or latencies instead of one clocked run.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from disttune.strategy.trial import Trial
 from disttune.strategy.tuning import Tuning
 
 PENALTY = 100.0
+FLOAT_LATENCY = 1.0  # as a ratio to the float model's
 
 
 def loss(tuning: Tuning, trial: Trial) -> float | None:
@@ -41,8 +43,15 @@ def shortfall(tuning: Tuning, trial: Trial) -> float | None:
     return goal.shortfall(trial.values) / scale
 
 
+def latency_cost(tuning: Tuning, trial: Trial) -> float:
+    """The job's objective; with "first" the latency as a ratio to the float model's."""
+    if tuning.weights:
+        return cost(tuning, trial)
+    return trial.latency.ratio if trial.latency else FLOAT_LATENCY
+
+
 def cost(tuning: Tuning, trial: Trial) -> float:
     """The job's objective, or the size as a share of the float model's."""
     if tuning.weights:
-        return tuning.cost(trial)
+        return tuning.cost(trial, FLOAT_LATENCY)
     return (trial.size_bytes or 0) / max(1, tuning.summary.size_bytes)

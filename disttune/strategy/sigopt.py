@@ -1,4 +1,6 @@
-"""SigOpt's form of search: accuracy as a constraint with the goal as threshold, the cost minimised.
+"""SigOpt's form of search: accuracy as a constraint with the goal as threshold, the latency minimised.
+
+With a job's objective other than "first", that one is minimised.
 
 It runs locally, on Optuna's constrained TPE over the same dimensions as tpe: the hosted service was
 discontinued by its owner. With the client installed, a token and the address of a server of one's own,
@@ -8,13 +10,15 @@ goes on.
 Source: INC 2.6, sigopt. What we do differently: no token is needed.
 """
 
+import threading
 from collections.abc import Generator
 
+from disttune.config.errors import InputError
 from disttune.space.dimensions import Dimensions, Point
 from disttune.strategy.batches import Sampler, sample
 from disttune.strategy.extras import require
 from disttune.strategy.grid import check_level, sampler_grid
-from disttune.strategy.loss import cost, shortfall
+from disttune.strategy.loss import latency_cost, shortfall
 from disttune.strategy.optuna_sampler import OptunaSampler, read_constraints
 from disttune.strategy.registry import register_strategy
 from disttune.strategy.sigopt_server import SigoptServer
@@ -32,6 +36,7 @@ class Sigopt:
         sigopt_project_id: of the server.
         sigopt_experiment_name: under which the server shows the search.
         sigopt_api_url: address of the server; without it the search is local.
+        sigopt_api_timeout: seconds that the server may take for an answer, > 0.
         level: "op" or "op_type" dimensions; by default by op unless more than 30 have options.
     """
 
@@ -41,17 +46,25 @@ class Sigopt:
         sigopt_project_id: str | None = None,
         sigopt_experiment_name: str = "disttune",
         sigopt_api_url: str | None = None,
+        sigopt_api_timeout: float = 20.0,
         level: str | None = None,
     ):
         check_level(level, "sigopt")
         require("sigopt", "optuna")
+        if isinstance(sigopt_api_timeout, bool) or not 0 < sigopt_api_timeout <= threading.TIMEOUT_MAX:
+            raise InputError(
+                "[tuning] strategy_kwargs, strategy sigopt: sigopt_api_timeout must be a number of seconds, "
+                f"more than 0; {sigopt_api_timeout!r} was given"
+            )
         self.token = sigopt_api_token
         self.project = sigopt_project_id
         self.experiment = sigopt_experiment_name
         self.url = sigopt_api_url
+        self.timeout_s = sigopt_api_timeout
         self.level = level
 
     def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]:
+        tuning.ask_for_latency()
         grid = sampler_grid(tuning.space, self.level)
         local = local_sampler(tuning, grid)
         yield from sample(tuning, grid, self._server(tuning, grid, local) or local, "sigopt")
@@ -62,7 +75,9 @@ class Sigopt:
                 tuning.note("sigopt: without sigopt_api_token and sigopt_api_url the search is local")
             return None
         try:
-            server = SigoptServer(tuning, grid, self.token, self.url, self.project, self.experiment)
+            server = SigoptServer(
+                tuning, grid, self.token, self.url, self.project, self.experiment, self.timeout_s
+            )
         except Exception as error:
             tuning.note(_failed(error))
             return None
@@ -122,11 +137,11 @@ def _failed(error: Exception) -> str:
 
 
 def local_sampler(tuning: Tuning, grid: Dimensions) -> OptunaSampler:
-    """Constrained TPE: the cost is minimised, the shortfall must not exceed 0."""
+    """Constrained TPE: latency or objective are minimised, the shortfall must not exceed 0."""
     from optuna.samplers import TPESampler
 
     def values(trial: Trial) -> tuple[float] | None:
-        return None if trial.values is None else (cost(tuning, trial),)
+        return None if trial.values is None else (latency_cost(tuning, trial),)
 
     def constraints(trial: Trial) -> tuple[float, ...]:
         lacking = shortfall(tuning, trial)

@@ -12,6 +12,23 @@ Status = Literal["ok", "pruned", "failed", "crashed", "timeout", "out_of_memory"
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """How long one run of a model takes, against the float model's beside it on the same node.
+
+    Args:
+        ratio: median over pairs of runs, one of each model, one right after the other.
+        spread: of these ratios, from the lower to the upper quartile.
+        milliseconds: median of the model's runs.
+        float_milliseconds: median of the float model's.
+    """
+
+    ratio: float
+    spread: float
+    milliseconds: float
+    float_milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One row of the trial table.
 
@@ -30,6 +47,7 @@ class Trial:
         seconds: quantizing and evaluation on the rank that measured it; 0 for a duplicate.
         rank: that measured it.
         reason: cause of a status other than "ok".
+        latency: where it was measured: of trials that meet the goal, when something asks for it.
         cancelled: ended by the job's timeout: it uses no trial and a resume may run it again.
     """
 
@@ -47,6 +65,7 @@ class Trial:
     seconds: float = 0.0
     rank: int = 0
     reason: str = ""
+    latency: Latency | None = None
     cancelled: bool = False
 
     @property

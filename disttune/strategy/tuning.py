@@ -1,5 +1,6 @@
 """What a strategy can see and say while it tunes: the space, the goal, the trials so far, its preference."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -25,12 +26,13 @@ class Tuning:
         max_trials: the whole budget.
         calibration_samples: sizes that the job lists; candidates are calibrated with the first unless their
             recipes say otherwise.
-        weights: of the measures that make the objective ("size", "float_ops"), each as its ratio to the
-            float model's; none for objective "first".
+        weights: of the measures that make the objective ("latency", "size", "float_ops"), each as its
+            ratio to the float model's; none for objective "first".
         trials: committed rows so far, in order. Items of a lazy stage are drawn ahead of the commits, more
             of them with more ranks: only what runs between two stages may look at this.
         preferred: number of the trial that the strategy prefers.
         measure: what the strategy wants most of.
+        latency_asked: whether the strategy wants latencies even where they are no part of the objective.
         notes: sentences that are told to the user and then removed.
     """
 
@@ -45,6 +47,7 @@ class Tuning:
     trials: list[Trial] = field(default_factory=list)
     preferred: int | None = None
     measure: Measure | None = None
+    latency_asked: bool = False
     notes: list[str] = field(default_factory=list)
 
     def prefer(self, trial: Trial) -> None:
@@ -57,6 +60,13 @@ class Tuning:
         Say it before the first stage. A tie goes to the first trial.
         """
         self.measure = measure
+
+    def ask_for_latency(self) -> None:
+        """Have the latency of trials that meet the goal measured at the end of each stage.
+
+        Say it before the first stage. With an objective that counts latency it is measured in any case.
+        """
+        self.latency_asked = True
 
     def note(self, text: str) -> None:
         """Tell the user something that is no warning, e.g. why a stage is skipped."""
@@ -90,10 +100,16 @@ class Tuning:
             return self.cost(trial) < self.cost(best)
         return self.measure is not None and self.measure(trial.candidate) > self.measure(best.candidate)
 
-    def cost(self, trial: Trial) -> float:
-        """The objective, less is better; 0 with "first"."""
+    def cost(self, trial: Trial, unmeasured: float = math.inf) -> float:
+        """The objective, less is better; 0 with "first".
+
+        Args:
+            trial: with a metric.
+            unmeasured: stands for the ratio of a latency that was not measured.
+        """
         candidate = trial.candidate
         ratios = {
+            "latency": trial.latency.ratio if trial.latency else unmeasured,
             "size": (trial.size_bytes or 0) / max(1, self.summary.size_bytes),
             "float_ops": 1 - len(candidate.quantized_ops) / max(1, len(candidate.ops)),
         }

@@ -53,6 +53,19 @@ def test_probes_that_see_the_whole_model_find_nothing_but_them(tmp_path, strateg
     assert result.n_probes > 0
 
 
+def test_latencies_are_not_measured_again_when_a_job_goes_on(tmp_path):
+    first = tune(tmp_path, "mse_v2", objective="latency", max_trials=6)
+    again = tune(tmp_path, "mse_v2", objective="latency", max_trials=9, fresh=False)
+
+    def latencies(result):
+        return {t.number: t.latency for t in result.trials if t.meets_goal and t.number < 6}
+
+    assert latencies(first).keys()
+    assert all(latency.ratio > 0 for latency in latencies(first).values())
+    assert latencies(again) == latencies(first)
+    assert first.best.latency == min(latencies(first).values(), key=lambda latency: latency.ratio)
+
+
 def test_probes_are_not_run_again_when_a_job_goes_on(tmp_path):
     cut = tune(tmp_path, "hawq_v2", max_trials=1)
     whole = tune(tmp_path, "hawq_v2", max_trials=2, fresh=False)

@@ -182,9 +182,9 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {  # what spoils the job, the caus
         'Nearest: "fc2"',
     ),
     "objective": (
-        add('[tuning]\nobjective = "latency"'),
-        'no objective "latency"',
-        "All: first, float_ops, size",
+        add('[tuning]\nobjective = "latncy"'),
+        'no objective "latncy"',
+        'Nearest: "latency"',
     ),
     "engine": (add('[quantization]\nengine = "fsat"'), 'no engine "fsat"', "All: fast, reference"),
     "format": (add('[quantization]\nformat = "qoperator"'), 'has no format "qoperator"', "It has: qdq"),

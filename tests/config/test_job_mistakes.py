@@ -209,6 +209,17 @@ def test_ways_to_measure_a_model_exclude_one_another(evaluation, line):
     assert line_of({**LEAST, "evaluation": evaluation}) == f"job.toml, {line}"
 
 
+@pytest.mark.parametrize("objective", ["latency", {"latency": 0.5, "size": 1}])
+def test_objective_latency_needs_feeds(objective):
+    without = {**least(quantization={"approach": "dynamic"}), "tuning": {"objective": objective}}
+    without.pop("calibration", None)
+    assert line_of(without) == (
+        "job.toml, [tuning]: objective: latency is measured on calibration feeds, and there are none: give "
+        'calibration.loader = "file.py:name" or calibration.data = "file.npz"'
+    )
+    assert job_from_dict({**without, "tuning": {"objective": {"latency": 0, "size": 1}}}, FOLDER)
+
+
 def test_calibration_needs_data_unless_the_approach_is_dynamic():
     without = {k: v for k, v in LEAST.items() if k != "calibration"}
     assert line_of(without) == (

@@ -64,7 +64,7 @@ def outputs(proto, feed):
 
 
 def test_the_kinds_that_strategies_ask_for_are_there():
-    assert {"op_mse", "fallback_mse", "hessian_trace"} <= set(probe_names())
+    assert {"op_mse", "fallback_mse", "hessian_trace", "latency"} <= set(probe_names())
 
 
 def test_an_unknown_kind_names_the_nearest():
@@ -176,3 +176,58 @@ def test_masks_do_not_count_as_errors():
     a = np.array([1.0, 2.0, -np.inf, 3.0])
     assert normalised_error(a, a) == 0.0
     assert normalised_error(a, np.array([1.0, 2.0, 0.0, 3.0])) == 0.0
+
+
+def deep(n_layers, width=256):
+    """A chain of layers; x (N, width)."""
+    g = Graph(6)
+    h = "x"
+    for i in range(n_layers):
+        is_last = i == n_layers - 1
+        weight = g.weight(f"w{i}", width, width)
+        h = g.node("MatMul", h, weight, name=f"layer_{i}", **({"output": "y"} if is_last else {}))
+    return g.model([value("x", ["N", width])], [value("y", ["N", width])])
+
+
+def test_latency_of_the_float_model_itself_is_that_of_the_float_model():
+    rng = np.random.default_rng(0)
+    feeds = Feeds(({"x": rng.standard_normal((64, 256)).astype(np.float32)},), None, 64)
+    t = tools(deep(4), feeds)
+
+    found = find_probe("latency")(t, candidate(**{f"layer_{i}": FLOAT32 for i in range(4)}), {"trial": 0})
+
+    assert 0.6 < found["ratio"] < 1.6
+    assert found["ratio"] * found["float_milliseconds"] == pytest.approx(found["milliseconds"], rel=0.6)
+    assert found["spread"] >= 0
+
+
+def test_latency_is_that_of_the_candidates_model_and_not_of_the_float_one(monkeypatch):
+    """A stand-in clock: a run lasts as long as the model has nodes."""
+    t = tools(two_layers())
+    now_s = 0.0
+
+    class Clocked(QuantizedModel):
+        def run(self, *args):
+            nonlocal now_s
+            now_s += len(self.proto.graph.node) / 1000
+            return super().run(*args)
+
+    monkeypatch.setattr("disttune.evaluate.probes.latency.time.perf_counter", lambda: now_s)
+    monkeypatch.setattr("disttune.evaluate.probes.latency.MAX_PAIRS", 6)
+    clocked = ProbeTools(t.prepared, t.summary, t.feeds, t.build, Clocked, t.folder)
+    chosen = candidate(first=INT8, relu=FLOAT32, second=INT8)
+
+    found = find_probe("latency")(clocked, chosen, {"trial": 0})
+
+    n_quantized, n_float = len(t.build(chosen).graph.node), len(t.prepared.graph.node)
+    assert found == pytest.approx({
+        "ratio": n_quantized / n_float, "spread": 0.0, "milliseconds": n_quantized,
+        "float_milliseconds": n_float,
+    })  # fmt: skip
+
+
+def test_latency_without_feeds_fails_with_the_reason():
+    t = tools(two_layers())
+    without = ProbeTools(t.prepared, t.summary, Feeds((), None, 0), t.build, QuantizedModel, t.folder)
+    with pytest.raises(TrialError, match="a probe needs calibration feeds, and there are none"):
+        find_probe("latency")(without, candidate(first=INT8, relu=FLOAT32, second=INT8), {"trial": 0})

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from disttune.config.errors import RunDirectoryError
 from disttune.report.files import trials_csv, write_result
-from disttune.strategy.trial import Trial
+from disttune.strategy.trial import Latency, Trial
 from tests.report.results import SPACE, result, trial
 
 COLUMNS = ["trial", "stage", "digest", "model_digest", "duplicate_of", "status", "metric", "meets_goal",
-           "size_bytes", "seconds", "rank", "reason"]  # fmt: skip
+           "size_bytes", "seconds", "rank", "reason", "latency_ratio", "latency_spread"]  # fmt: skip
 RESULT_KEYS = {"schema", "status", "stop_reason", "baseline", "goal", "best", "trials", "probes", "seconds",
                "ranks", "versions"}  # fmt: skip
 BEST_KEYS = {"trial", "digest", "model_digest", "metric", "size_bytes", "candidate"}
@@ -41,7 +41,7 @@ def test_a_measured_trial_fills_every_column():
 
     assert table(trials_csv([row], ["a", "b"]))[1] == [
         "3", "op-wise product", SPACE[3].digest, f"{3:032x}", "", "ok", "0.30000000000000004", "false",
-        "1500", "1.235", "7", "", "0.30000000000000004", "1e-17",
+        "1500", "1.235", "7", "", "", "", "0.30000000000000004", "1e-17",
     ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_a_trial_that_could_not_be_built_leaves_cells_empty():
     (read,) = rows(row)
 
     assert {k for k, v in read.items() if v == ""} == {
-        "model_digest", "duplicate_of", "metric", "size_bytes", "accuracy",
+        "model_digest", "duplicate_of", "metric", "size_bytes", "accuracy", "latency_ratio", "latency_spread",
     }  # fmt: skip
     assert (read["status"], read["reason"], read["meets_goal"]) == ("failed", "no such op", "false")
 
@@ -90,7 +90,7 @@ def test_a_repeat_names_the_first():
 def test_an_awkward_reason_is_one_line_in_its_cell(reason: str, written: str):
     text = trials_csv([trial(0, reason=reason), trial(1, 0.5)], ["accuracy"])
 
-    assert [len(r) for r in table(text)] == [13, 13, 13]
+    assert [len(r) for r in table(text)] == [15, 15, 15]
     assert table(text)[1][11] == written
     assert text.count("\n") == 3
     text.encode()
@@ -100,8 +100,16 @@ def test_an_awkward_reason_is_one_line_in_its_cell(reason: str, written: str):
 def test_any_text_makes_a_table_that_reads_back(stage: str, reason: str):
     text = trials_csv([trial(0, stage=stage, reason=reason)], ["accuracy"])
 
-    assert [len(r) for r in table(text)] == [13, 13]
+    assert [len(r) for r in table(text)] == [15, 15]
     assert len(text.encode().decode().split("\n")) == 3
+
+
+def test_a_latency_has_columns_of_its_own():
+    measured = trial(0, 0.95, latency=Latency(0.5, 0.125, 1.0, 2.0))
+    (header, first, second) = table(trials_csv([measured, trial(1, 0.95)], ["accuracy"]))
+
+    assert header[12:14] == ["latency_ratio", "latency_spread"]
+    assert (first[12:14], second[12:14]) == (["0.5", "0.125"], ["", ""])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +127,7 @@ def test_an_evaluator_named_like_a_column_gets_one_of_its_own(evaluators, column
     (header, cells) = table(trials_csv([row], evaluators))
 
     assert header == [*COLUMNS, *columns]
-    assert cells[12:] == [repr(float(i)) for i in range(len(evaluators))]
+    assert cells[14:] == [repr(float(i)) for i in range(len(evaluators))]
     assert cells[5] == "ok"
 
 
@@ -145,6 +153,14 @@ def test_result_has_the_keys_of_the_design(tmp_path: Path):
     assert data["baseline"]["metric"] == 0.95
     assert (data["best"]["trial"], data["best"]["digest"]) == (1, SPACE[1].digest)
     assert data["best"]["candidate"] == SPACE[1].to_dict()
+
+
+def test_the_latency_of_the_best_is_in_the_result(tmp_path: Path):
+    best = trial(0, 0.95, latency=Latency(0.5, 0.125, 1.0, 2.0))
+
+    assert written(tmp_path, best, best=best)["best"]["latency"] == {
+        "ratio": 0.5, "spread": 0.125, "milliseconds": 1.0, "float_milliseconds": 2.0,
+    }  # fmt: skip
 
 
 def test_without_a_best_trial_best_is_null(tmp_path: Path):

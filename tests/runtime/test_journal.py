@@ -97,7 +97,7 @@ def test_contents_tell_job_sessions_and_seconds():
 
 
 def test_unknown_keys_are_ignored():
-    data = SAMPLE + line_of(13, kind="deadline", t=9.0, trial_timeout_s=1.0, added_later=[1])
+    data = SAMPLE + line_of(14, kind="deadline", t=9.0, trial_timeout_s=1.0, added_later=[1])
     assert parse_journal(data, PATH).records[-1] == DeadlineRecord(t=9.0, trial_timeout_s=1.0)
 
 
@@ -146,7 +146,7 @@ def test_garbage_at_the_end_is_a_torn_line(garbage: bytes):
 
 
 def test_two_bad_lines_at_the_end_are_an_error():
-    with pytest.raises(JournalError, match="line 13: the checksum is missing or does not match"):
+    with pytest.raises(JournalError, match="line 14: the checksum is missing or does not match"):
         parse_journal(SAMPLE + b"junk\njunk\n", PATH)
 
 
@@ -154,7 +154,7 @@ def test_last_two_lines_run_together_are_an_error():
     lines = sample_lines()
     for end in (b"", b"\n"):
         data = b"".join(lines[:-2]) + lines[-2].rstrip(b"\n") + b"x" + lines[-1].rstrip(b"\n") + end
-        with pytest.raises(JournalError, match="line 11: it runs on after its checksum"):
+        with pytest.raises(JournalError, match="line 12: it runs on after its checksum"):
             parse_journal(data, PATH)
 
 

@@ -8,6 +8,7 @@ from disttune.runtime.records import (
     CommitRecord,
     DeadlineRecord,
     ExportRecord,
+    LatencyRecord,
     ProbeResultRecord,
     ProposalRecord,
     StageRecord,
@@ -37,6 +38,7 @@ def test_an_empty_journal_knows_nothing():
     assert known.proposal(0, 0) is None
     assert known.outcome(SPACE[0]) is None
     assert known.probe(0, 0) is None
+    assert known.latency(SPACE[0]) is None
     assert [known.has_stage(0), known.has_proposal(0, 0, 0), known.has_commit(0)] == [False] * 3
 
 
@@ -105,6 +107,18 @@ def test_a_later_record_about_the_same_thing_holds():
     assert known.exported.trial == 4
     assert known.proposal(0, 0) == SPACE[2]
     assert known.n_results == 1
+
+
+def test_a_latency_is_found_by_the_candidate():
+    value = {"ratio": 0.5, "spread": 0.1, "milliseconds": 1.0, "float_milliseconds": 2.0}
+    facts = {"t": 1.0, "trial": 3, "digest": SPACE[1].digest, "seconds": 1.5, "rank": 2}
+    known = recording(
+        LatencyRecord(status="failed", value=None, reason="no feeds", **facts),
+        LatencyRecord(status="ok", value=value, **facts),
+    )
+
+    assert known.latency(SPACE[1]) == Outcome("ok", value=value, seconds=1.5, rank=2)
+    assert known.latency(SPACE[2]) is None
 
 
 def test_a_probe_is_found_by_its_place():

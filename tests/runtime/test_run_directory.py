@@ -170,7 +170,7 @@ def test_the_contents_after_adopt_are_those_of_the_job_that_goes_on(tmp_path: Pa
         assert directory.contents.records == (other,)
 
 
-@pytest.mark.parametrize("record", [6, 7], ids=["probe", "trial"])
+@pytest.mark.parametrize("record", [6, 8], ids=["probe", "trial"])
 def test_one_measurement_is_enough_to_keep_a_job(tmp_path: Path, record: int):
     run(tmp_path, None, one_of_each()[record])
     with pytest.raises(RunDirectoryError, match="holds another job"):

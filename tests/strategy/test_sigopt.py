@@ -1,16 +1,20 @@
 """sigopt with a server of one's own, played by a stand-in for its client; and without."""
 
 import sys
+import threading
+from statistics import mean
 from types import SimpleNamespace
 
 import pytest
 
-from disttune.schedule.events import Note
+from disttune.config.errors import InputError
+from disttune.schedule.events import Commit, Note
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.simulation import SimulatedJob, simulate
 from disttune.schedule.synthetic import additive_landscape
 from disttune.strategy.sigopt import Sigopt
-from tests.simulated import small_space
+from disttune.strategy.tpe import Tpe
+from tests.simulated import OPTIONS, small_space
 
 pytest.importorskip("optuna")
 GIVEN = {"sigopt_api_token": "token", "sigopt_project_id": "project", "sigopt_api_url": "http://localhost:1"}
@@ -68,9 +72,10 @@ def run(monkeypatch, client, max_trials=32, **given):
         additive_landscape(1),
         goal=0.95,
         policy=ExitPolicy("budget", max_trials=max_trials),
+        latency=lambda candidate: 0.25,
     )
     ended = simulate(job, 3)
-    return ended, [c.text for c in ended.commands if isinstance(c, Note)]
+    return ended, [c.text for c in ended.commands if isinstance(c, Note) and "latency" not in c.text]
 
 
 def test_the_server_is_asked_and_told(monkeypatch):
@@ -85,8 +90,50 @@ def test_the_server_is_asked_and_told(monkeypatch):
         "minimize",
     )
     assert client.created["project"] == "project"
-    first = {v["name"]: v["value"] for v in client.observed[0]["values"]}
-    assert first == {"accuracy": ended.table[0][4][0], "cost": 0.1}
+    told = [{v["name"]: v["value"] for v in observation["values"]} for observation in client.observed]
+    accuracies = [row[4][0] for row in ended.table[:16]]
+    assert told[:16] == [{"accuracy": a, "cost": 0.25 if a >= 0.95 else 1.0} for a in accuracies]
+
+
+class Hanging(StandIn):
+    """Never answers from the n-th request on."""
+
+    def request(self):
+        self.n_requests += 1
+        if self.n_requests >= self.fails_at:
+            threading.Event().wait()
+
+
+@pytest.mark.parametrize("fails_at", [1, 5, 20])
+def test_a_server_that_never_answers_is_told_once_and_the_local_search_goes_on(monkeypatch, fails_at):
+    ended, notes = run(monkeypatch, Hanging(fails_at), sigopt_api_timeout=0.2)
+    assert len({row[2] for row in ended.table}) == 32
+    assert notes == [
+        "sigopt: the server failed (TimeoutError: no answer within 0.2 s); the search goes on locally"
+    ]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, float("nan")])
+def test_a_time_that_is_none_is_refused(seconds):
+    with pytest.raises(InputError, match="sigopt_api_timeout must be a number of seconds, more than 0"):
+        Sigopt(**GIVEN, sigopt_api_timeout=seconds)
+
+
+@pytest.mark.parametrize("strategy", [Sigopt, Tpe])
+def test_latency_is_minimised_where_the_goal_is_met(strategy):
+    def latency(candidate):
+        return 0.5 + 0.05 * sum(candidate.config_of(op) == OPTIONS[1] for op in candidate.ops)
+
+    job = SimulatedJob(
+        strategy,
+        small_space(12),
+        lambda candidate: 1.0,
+        policy=ExitPolicy("budget", max_trials=64),
+        objective="latency",
+        latency=latency,
+    )
+    found = [latency(c.trial.candidate) for c in simulate(job, 3).commands if isinstance(c, Commit)]
+    assert mean(found[-16:]) < 0.7  # 0.8 is the mean of the space, 0.1 is 2.3 deviations of 16 of it
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 10, 20, 40])

@@ -14,8 +14,8 @@ class TuningCriterion:
     Args:
         timeout: seconds for the job; 0: no limit.
         max_trials: distinct models to measure at most.
-        objective: what decides among models that meet the goal: "first", "size", "float_ops", or INC's
-            "performance" and "modelsize".
+        objective: what decides among models that meet the goal: "first", "latency", "size", "float_ops", or
+            INC's "performance" and "modelsize".
         strategy: name of a strategy; None: the default.
         strategy_kwargs: keywords of the strategy's class.
     """
