@@ -90,8 +90,8 @@ class Scheme:
             object.__setattr__(self, "parameter", float(self.parameter))
 
     def option(self, name: str) -> OptionValue:
-        """Value of an option of the weight method, its default where it is not given."""
-        return dict(self.options).get(name, WEIGHT_METHODS[self.method].options[name])
+        """Value of an option of the weight method: given, else its default; False where it has none."""
+        return dict(self.options).get(name, WEIGHT_METHODS[self.method].options.get(name, False))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; fields that stand at None and empty options are left out."""

@@ -38,6 +38,8 @@ class EngineSettings:
         placement: "speed" or "all", as the job says.
         format: "qdq", or "qoperator" where the engine has it.
         directory: for temporary files; None: the system's place. Nothing stays in it.
+        target: name of a capability file.
+        block_samples: least samples of a block of calibration.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -45,6 +47,8 @@ class EngineSettings:
     placement: str = "speed"
     format: str = "qdq"
     directory: Path | None = None
+    target: str = "ort-cpu"
+    block_samples: int = 16
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from disttune.config.errors import InputError, TrialError
 from disttune.config.schemes import METHODS
 from disttune.quantize.engine import EngineSettings, register_engine
+from disttune.quantize.work import Results, Work, complete
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 
@@ -43,8 +44,8 @@ class FastEngine:
     ):
         if settings.format != "qdq":
             raise InputError(f'engine "fast" has no format "{settings.format}". It has: qdq.')
-        from disttune.quantize.builder.build import Builder
         from disttune.quantize.builder.ranges import Ranges
+        from disttune.quantize.variants import Variants
 
         self._prepared = prepared
         self._feeds = feeds
@@ -54,7 +55,19 @@ class FastEngine:
             int, tuple[TensorProto, bytes]
         ] = {}  # the tensor, so that its id stays its own
         self._ranges = Ranges(self._collect)
-        self._builder = Builder(prepared, feeds, self._ranges)
+        self._variants = Variants(prepared, feeds, settings, self._ranges)
+
+    def missing(self, candidate: Candidate) -> tuple[Work, ...]:
+        """See `NeedsWork.missing`: statistics of the candidate's graph variant, and its layers."""
+        return self._variants.missing(candidate)
+
+    def run(self, work: Work) -> Results:
+        """See `NeedsWork.run`."""
+        return self._variants.run(work)
+
+    def learn(self, work: Work, results: Results | str) -> None:
+        """See `NeedsWork.learn`."""
+        self._variants.learn(work, results)
 
     def use(self, statistics: Statistics) -> None:
         """Take these statistics of the prepared model's activations instead of collecting any."""
@@ -62,7 +75,7 @@ class FastEngine:
 
     def exclude(self, tensors: Iterable[str]) -> None:
         """Leave these tensors in float, and no others, in what is built from now on."""
-        self._builder.exclude(tensors)
+        self._variants.exclude(tensors)
 
     def build(self, candidate: Candidate) -> ModelProto:
         """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""
@@ -77,10 +90,13 @@ class FastEngine:
     def blueprint(self, candidate: Candidate) -> Blueprint:
         """The model of a candidate, its large tensors beside it: those are shared by all candidates.
 
+        Works that are still missing are done right here.
+
         Raises:
             TrialError: as `build`.
         """
-        return self._builder.blueprint(candidate)
+        complete(self, candidate)
+        return self._variants.blueprint(candidate)
 
     def digest(self, blueprint: Blueprint) -> str:
         """`model_digest` of a blueprint's model; tensors that were in an earlier one are not read again."""

@@ -4,6 +4,7 @@ onnxruntime's own `topological_sort` looks at a node's inputs only: an If whose 
 tensor may land before the node that makes it.
 """
 
+import functools
 import heapq
 from collections import defaultdict
 from collections.abc import Iterator
@@ -86,6 +87,24 @@ def sort_nodes(graph: GraphProto) -> None:
         nodes = [graph.node[i] for i in order]
         del graph.node[:]
         graph.node.extend(nodes)
+
+
+def ancestors(graph: GraphProto) -> dict[str, frozenset[str]]:
+    """Names of all nodes whose outputs reach a node, by the node's name.
+
+    Args:
+        graph: in topological order; its nodes have names.
+    """
+    producer = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    reached: list[int] = []  # bit i: node i
+    for node in graph.node:
+        before = {producer[name] for name in read_names(node) if name in producer}
+        reached.append(functools.reduce(lambda bits, i: bits | reached[i] | 1 << i, before, 0))
+    names = [node.name for node in graph.node]
+    return {
+        node.name: frozenset(name for i, name in enumerate(names) if bits >> i & 1)
+        for node, bits in zip(graph.node, reached, strict=True)
+    }
 
 
 def drop_unused_opsets(model: ModelProto) -> None:

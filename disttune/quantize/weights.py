@@ -77,10 +77,10 @@ class QuantizedWeight:
 
     def dequantized(self) -> Float32Array:
         """What the codes stand for, as DequantizeLinear computes it; shape of the weight."""
-        scale = self._for_each_value(self.scale)
+        scale = self.for_each_value(self.scale)
         if self.dtype in FLOAT8_DTYPES:
             return np.asarray(self.codes.view(float8_type(self.dtype)).astype(np.float32) * scale)
-        steps = self.codes.astype(np.int32) - self._for_each_value(self.zero_point).astype(np.int32)
+        steps = self.codes.astype(np.int32) - self.for_each_value(self.zero_point).astype(np.int32)
         return np.asarray(steps.astype(np.float32) * scale)
 
     def rescaled(self, weight: Weight, scale: NDArray[np.floating[Any]]) -> Self:
@@ -92,14 +92,14 @@ class QuantizedWeight:
         """
         codes = _codes(
             np.asarray(weight, np.float32),
-            self._for_each_value(scale),
-            self._for_each_value(self.zero_point),
+            self.for_each_value(scale),
+            self.for_each_value(self.zero_point),
             self.dtype,
             self.code_range,
         )
         return replace(self, codes=codes, scale=np.asarray(scale, np.float32))
 
-    def _for_each_value(self, values: NDArray[Any]) -> NDArray[Any]:
+    def for_each_value(self, values: NDArray[Any]) -> NDArray[Any]:
         """Parameters in a shape that broadcasts against the codes."""
         if self.axis is None:
             return values

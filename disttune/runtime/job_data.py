@@ -137,6 +137,8 @@ class JobData:
             placement=quantization.placement or "speed",
             format=quantization.format,
             directory=self.directory,
+            target=self.job.model.target,
+            block_samples=self.job.calibration.block_samples,
         )
         feeds = self.calibration(size).feeds
         return find_engine(quantization.engine)(self.prepared, self.summary, feeds, settings)

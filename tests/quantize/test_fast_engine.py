@@ -208,8 +208,8 @@ def test_candidates_of_any_op_types_are_calibrated_for():
 
 
 def test_a_recipe_that_it_does_not_know_is_an_error():
-    with pytest.raises(TrialError, match='engine "fast" has no recipe smooth_quant'):
-        Pair(tiny_cnn()).build_fast({"conv1": static()}, smooth_quant=True)
+    with pytest.raises(TrialError, match='engine "fast" has no recipe rotation'):
+        Pair(tiny_cnn()).build_fast({"conv1": static()}, rotation=True)
 
 
 def test_recipes_that_the_space_resolved_change_nothing():

@@ -6,9 +6,9 @@ Conv or ConvTranspose. `layout` says what K and N are for each type of op.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,4 +87,13 @@ class LayerAlgorithm(Protocol):
         Raises:
             TrialError: the layer cannot be quantized so; names it and the cause.
         """
+        ...
+
+
+@runtime_checkable
+class JointAlgorithm(Protocol):
+    """A `LayerAlgorithm` that solves all layers that read one tensor together (one input scale for all)."""
+
+    def solve_together(self, problems: Sequence[LayerProblem]) -> list[LayerSolution]:
+        """Solutions in the order of the problems; raises what `solve` does."""
         ...

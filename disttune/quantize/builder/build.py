@@ -5,7 +5,7 @@ and write what `StaticWriter` has put around them. No model is checked by onnx a
 rules make valid models, and the tests check them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto
@@ -13,6 +13,7 @@ from onnx import ModelProto
 from disttune.config.errors import InternalError, TrialError
 from disttune.config.recipes import RecipeValue
 from disttune.config.schemes import FLOAT8_DTYPES, METHODS, QUANTIZED_DTYPES, OpConfig, Scheme
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.builder.constants import ConstantStore
 from disttune.quantize.builder.dynamic_ops import DynamicWriter, check_dynamic, stays_in_float
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
@@ -22,8 +23,10 @@ from disttune.quantize.builder.static_ops import StaticPlan, StaticWriter
 from disttune.quantize.builder.tensor_schemes import TensorSchemes, tensor_schemes
 from disttune.quantize.builder.writer import Blueprint, ModelWriter
 from disttune.quantize.counts import count_quantized
+from disttune.quantize.layers import Layer, layers_of
 from disttune.quantize.sharing import mark_tensors, range_sources
 from disttune.quantize.sources import WEIGHT_INPUTS
+from disttune.quantize.weights import QuantizedWeight
 from disttune.space.candidate import Candidate
 
 _RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair"})
@@ -53,6 +56,37 @@ class Builder:
     def exclude(self, tensors: Iterable[str]) -> None:
         """Leave these tensors in float, and no others, in what is built from now on."""
         self._excluded = frozenset(tensors)
+
+    def layers(self, candidate: Candidate) -> list[Layer]:
+        """The layers of a candidate whose codes an algorithm has to find before it can be built.
+
+        Raises:
+            TrialError: an op has no form that an algorithm can fit.
+        """
+        configs = {op: config for op, config in candidate.configs().items() if config.quantized}
+        model = self._opsets.lowest
+        return layers_of(model, configs, tensor_schemes(model, candidate, configs))
+
+    def use(self, layer: Layer, weight: QuantizedWeight, input_scale: np.ndarray | None) -> None:
+        """Take the codes of a layer, and what its inputs are divided by, instead of any before."""
+        self._store.use(layer.weight, layer.scheme, weight, input_scale)
+
+    def array(self, constant: str) -> np.ndarray:
+        """Values of a float constant; not to be written to."""
+        return self._store.array(constant)
+
+    def shape(self, constant: str) -> tuple[int, ...]:
+        """Shape of a constant of the float model."""
+        return tuple(self._opsets.lowest.constants[constant].dims)
+
+    @property
+    def nodes(self) -> tuple[FloatNode, ...]:
+        """Nodes of the float model, in graph order."""
+        return self._opsets.lowest.nodes
+
+    def node(self, op: str) -> FloatNode:
+        """A node of the float model by name."""
+        return self._nodes[op]
 
     def blueprint(self, candidate: Candidate) -> Blueprint:
         """The model of a candidate, its large tensors beside it.
@@ -154,9 +188,10 @@ class Builder:
                     check_dynamic(self._nodes[op], config)
                 case "weight_only":
                     _check_weight_only(self._nodes[op], config)
-            for scheme in (config.weight, config.activation):
-                if scheme is not None:
-                    _check_scheme(op, scheme)
+            if config.weight is not None:
+                _check_scheme(op, config.weight, {**METHODS, **WEIGHT_METHODS})
+            if config.activation is not None:
+                _check_scheme(op, config.activation, METHODS)
 
 
 def _check_static(op: str, config: OpConfig) -> None:
@@ -177,12 +212,12 @@ def _check_weight_only(node: FloatNode, config: OpConfig) -> None:
         )
 
 
-def _check_scheme(op: str, scheme: Scheme) -> None:
+def _check_scheme(op: str, scheme: Scheme, known: Collection[str]) -> None:
     if scheme.dtype not in QUANTIZED_DTYPES:
         types = ", ".join(QUANTIZED_DTYPES)
         raise TrialError(f'op {op}: engine "fast" has no {scheme.dtype}; it has {types}')
-    if scheme.method not in METHODS:
-        methods = ", ".join(sorted(METHODS))
+    if scheme.method not in known:
+        methods = ", ".join(sorted(known))
         raise TrialError(f'op {op}: engine "fast" has no method {scheme.method}; it has {methods}')
 
 

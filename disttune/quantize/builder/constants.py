@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from disttune.config.errors import TrialError
+from disttune.config.errors import InternalError, TrialError
 from disttune.config.schemes import Scheme
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.bias import bias_codes
 from disttune.quantize.builder.encode import encode
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
@@ -64,6 +65,8 @@ class ConstantStore:
         self._constants: dict[tuple[object, ...], QuantizedConstant] = {}
         self._grown: dict[tuple[object, ...], Floats | None] = {}
         self._biases: dict[tuple[object, ...], QuantizedBias | None] = {}
+        self._solved: dict[tuple[str, ConstantScheme], QuantizedWeight] = {}
+        self._input_scales: dict[tuple[str, ConstantScheme], Floats | None] = {}
 
     def array(self, name: str) -> Floats:
         """Values of a float constant; not to be written to."""
@@ -74,7 +77,28 @@ class ConstantStore:
             self._arrays[name] = array
         return array
 
+    def use(
+        self, name: str, scheme: ConstantScheme, weight: QuantizedWeight, input_scale: Floats | None
+    ) -> None:
+        """Take the codes that an algorithm has found for a weight, instead of any before.
+
+        Args:
+            input_scale: what the weight's data has to be divided by, shape (K,); None for ones.
+        """
+        self._input_scales[name, scheme] = input_scale
+        for key in [key for key in self._constants if key[:2] == (name, scheme)]:
+            del self._constants[key]
+        self._constants[name, scheme] = _as_tensors(weight, scheme.scheme.dtype)
+        self._solved[name, scheme] = weight
+
+    def input_scale(self, name: str, scheme: ConstantScheme) -> Floats | None:
+        """What an algorithm wants a weight's data to be divided by."""
+        return self._input_scales.get((name, scheme))
+
     def quantized(self, name: str, scheme: ConstantScheme) -> QuantizedConstant:
+        """A constant's codes: rounded right here, or those that an algorithm has found before."""
+        if scheme.scheme.method in WEIGHT_METHODS and (name, scheme) not in self._solved:
+            raise InternalError(f'weight "{name}": {scheme.scheme} has not been solved')
         return self._once(
             (name, scheme),
             scheme.scheme,
@@ -137,12 +161,18 @@ class ConstantStore:
         if scales is None:
             return weight
         return self._once(
-            (name, scheme, scales.tobytes()),
-            scheme.scheme,
-            lambda: quantize_weight(self.array(name), scheme.scheme, scheme.axis).rescaled(
-                self.array(name), scales
-            ),
+            (name, scheme, scales.tobytes()), scheme.scheme, lambda: self._rescaled(name, scheme, scales)
         )
+
+    def _rescaled(self, name: str, scheme: ConstantScheme, scales: Floats) -> QuantizedWeight:
+        """A weight with larger scales; codes that an algorithm has found stay where the scale does."""
+        weight = self.array(name)
+        solved = self._solved.get((name, scheme))
+        if solved is None:
+            return quantize_weight(weight, scheme.scheme, scheme.axis).rescaled(weight, scales)
+        grown = solved.rescaled(weight, scales)
+        same = grown.for_each_value(scales == solved.scale)
+        return replace(grown, codes=np.where(same, solved.codes, grown.codes))
 
     def bias(self, name: str, data_scale: np.float32, scales: Floats, beta: float) -> QuantizedBias | None:
         """int32 codes of beta x bias at the scale data x weight; None where it has to stay in float."""

@@ -10,6 +10,7 @@ Placed as onnxruntime's QDQ quantizer does:
 5. A bias gets int32 codes at the scale of data times weight; a weight whose scales are too small for
    that gets larger ones. The second op that reads a bias has a copy of its own. The factor beta of a
    Gemm goes into the codes.
+6. What reads a weight whose algorithm scales inputs reads its data divided by that scale.
 What onnxruntime's quantizer does otherwise: it makes scales larger for symmetric int8 and int16 weights
 only, and clips the bias with others; it loses beta; it fails on a bias that does not fit the weight's
 channels (here it stays in float), and waits for ever for parameters that a tensor should share and that
@@ -25,7 +26,7 @@ import numpy as np
 
 from disttune.config.errors import TrialError
 from disttune.quantize.builder.constants import ConstantStore, Floats, QuantizedBias, QuantizedConstant
-from disttune.quantize.builder.encode import encode_scalar
+from disttune.quantize.builder.encode import encode, encode_scalar
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
 from disttune.quantize.builder.ranges import Ranges
 from disttune.quantize.builder.tensor_schemes import ConstantScheme, TensorSchemes
@@ -97,13 +98,19 @@ class StaticWriter:
         self._written: dict[str, str] = {}
         self._bias_names: set[str] = set()
         self._without_beta: set[str] = set()
+        self._input_scales: dict[str, Floats] = {}
+        self._quotients: dict[tuple[str, bytes], str] = {}
         self._declare()
 
     def inputs(self, node: FloatNode) -> list[str]:
         """What a node reads instead of its inputs."""
         reads, of = self._reads, self._reads_of
         inputs = self._schemes.copies.inputs_of(node)
-        return [of.get((node.name, name)) or reads.get(name, name) for name in inputs]
+        read = [of.get((node.name, name)) or reads.get(name, name) for name in inputs]
+        for name in inputs[1:2]:
+            if name in self._input_scales:
+                read[0] = self._divided(read[0], self._input_scales[name])
+        return read
 
     def outputs(self, node: FloatNode) -> list[str]:
         """What a node writes instead of its outputs."""
@@ -127,6 +134,9 @@ class StaticWriter:
             origin = self._schemes.copies.origin(name)
             if origin in self._model.float_constants:
                 self._constants[name] = self._store.quantized(origin, self._constant_scheme(name))
+                input_scale = self._store.input_scale(origin, self._constant_scheme(name))
+                if input_scale is not None:
+                    self._input_scales[name] = input_scale
         for bias in marks.biases.values():
             self._fit_weight(bias)
         for name in marks.tensors:
@@ -136,6 +146,21 @@ class StaticWriter:
                 self._name_activation(name)
         for op, bias in marks.biases.items():
             self._declare_bias(op, bias)
+
+    def _divided(self, tensor: str, scale: Floats) -> str:
+        """Rule 6: a tensor over a scale for each of its last axis, made once for all that read it so."""
+        key = (tensor, scale.tobytes())
+        if key not in self._quotients:
+            quotient = self._writer.new_name(f"{tensor}_scaled")
+            inverse = encode(np.float32(1) / scale, "float32")
+
+            def make() -> None:
+                factor = self._writer.add_tensor(f"{tensor}_scale", inverse)
+                self._writer.add_node("Mul", (tensor, factor), (quotient,), f"{quotient}_Mul")
+
+            self._writer.declare(quotient, make)
+            self._quotients[key] = quotient
+        return self._quotients[key]
 
     def _constant_scheme(self, name: str) -> ConstantScheme:
         return self._schemes.constants.get(name, self._schemes.default)

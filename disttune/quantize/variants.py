@@ -1,0 +1,300 @@
+"""Graph variants: the prepared model after the graph passes of a candidate's recipes.
+
+A variant has statistics of its own. It is made once in each process, from results that all ranks share:
+statistics per channel of the
+model before a pass that needs them, then the statistics of the variant's own activations, block by block.
+Of the models themselves only the last few are kept.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from disttune.config.errors import TrialError
+from disttune.config.recipes import RecipeValue
+from disttune.quantize.builder.build import Builder
+from disttune.quantize.builder.ranges import Ranges
+from disttune.quantize.builder.writer import Blueprint
+from disttune.quantize.digest import model_digest
+from disttune.quantize.engine import EngineSettings
+from disttune.quantize.layer_solver import LayerSolver
+from disttune.quantize.layers import has_layers
+from disttune.quantize.passes.graph_pass import ORDER, find_pass
+from disttune.quantize.statistics.channels import ChannelStatistics
+from disttune.quantize.statistics.collect import blocks, collect, tensors_of_interest
+from disttune.quantize.statistics.measure_channels import measure_channels
+from disttune.quantize.statistics.statistics import Statistics
+from disttune.quantize.work import Results, Work
+from disttune.space.candidate import Candidate
+
+_KEPT = 4  # a variant costs as much memory as the model
+Recipes = tuple[tuple[str, RecipeValue], ...]
+Feed = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One variant, ready to build from.
+
+    Args:
+        recipes: those of its passes; none for the prepared model itself.
+        digest: of the model.
+        model: the float model.
+        report: what each pass changed, for people.
+        skipped: op or place to the reason why a pass left it as it is.
+        ranges: of its activations.
+        builder: of its candidates.
+        solver: of its layers.
+    """
+
+    recipes: Recipes
+    digest: str
+    model: ModelProto
+    report: tuple[str, ...]
+    skipped: Mapping[str, str]
+    ranges: Ranges
+    builder: Builder
+    solver: LayerSolver
+
+
+def variant_recipes(candidate: Candidate) -> Recipes:
+    """The recipes of a candidate that change its float graph, with those that go with them by name."""
+    passes = [name for name in ORDER if dict(candidate.recipes).get(name)]
+    return tuple((r, v) for r, v in candidate.recipes if any(_belongs(r, name) for name in passes))
+
+
+def without_variant(candidate: Candidate) -> Candidate:
+    """The candidate as the builder of its variant sees it."""
+    rest = [(r, v) for r, v in candidate.recipes if not any(_belongs(r, name) for name in ORDER)]
+    return replace(candidate, recipes=tuple(rest)) if len(rest) < len(candidate.recipes) else candidate
+
+
+class Variants:
+    """The variants of one prepared model.
+
+    Args:
+        prepared: it is kept and must not change any more.
+        feeds: all calibration feeds.
+        settings: of the engine.
+        ranges: of the prepared model's activations.
+    """
+
+    def __init__(self, prepared: ModelProto, feeds: Sequence[Feed], settings: EngineSettings, ranges: Ranges):
+        self._feeds = feeds
+        self._settings = settings
+        self._data_digest = ""
+        self._channels: dict[str, dict[str, ChannelStatistics]] = {}
+        self._parts: dict[Recipes, dict[int, Statistics]] = {}
+        self._statistics: dict[Recipes, Statistics] = {}
+        self._failed: dict[str, str] = {}
+        self._excluded: frozenset[str] = frozenset()
+        self._prepared = self._variant((), prepared, (), {}, ranges)
+        self._variants: OrderedDict[Recipes, Variant] = OrderedDict()
+
+    def missing(self, candidate: Candidate) -> tuple[Work, ...]:
+        """See `NeedsWork.missing`."""
+        recipes = variant_recipes(candidate)
+        configs = [candidate.default, *(config for _, config in candidate.exceptions)]
+        if not recipes and not has_layers(configs):
+            return ()
+        variant = self._find(recipes)
+        if isinstance(variant, Work):
+            return (variant,)
+        works = variant.solver.missing(without_variant(candidate), recipes)
+        if any(config.approach == "static" for config in configs):
+            works = (*self._missing_statistics(variant), *works)
+        return works
+
+    def run(self, work: Work) -> Results:
+        """See `NeedsWork.run`."""
+        match work.kind:
+            case "solve":
+                return self._made(work.arguments[0]).solver.run(work)
+            case "channels":
+                return self._run_channels(*work.arguments)
+            case _:
+                return self._run_statistics(*work.arguments)
+
+    def learn(self, work: Work, results: Results | str) -> None:
+        """See `NeedsWork.learn`."""
+        if work.kind == "solve":
+            self._made(work.arguments[0]).solver.learn(work, results)
+        elif isinstance(results, str):
+            self._failed[work.key] = results
+        elif work.kind == "channels":
+            self._channels[work.key] = _unpacked(results)
+        else:
+            recipes, number = work.arguments
+            self._learn_statistics(recipes, number, Statistics.from_arrays(results))
+
+    def blueprint(self, candidate: Candidate) -> Blueprint:
+        """The model of a candidate that misses nothing."""
+        return self._made(variant_recipes(candidate)).builder.blueprint(without_variant(candidate))
+
+    def exclude(self, tensors: Iterable[str]) -> None:
+        """Leave these tensors in float, and no others, in what is built from now on."""
+        self._excluded = frozenset(tensors)
+        for variant in (self._prepared, *self._variants.values()):
+            variant.builder.exclude(self._excluded)
+
+    def _find(self, recipes: Recipes) -> Variant | Work:
+        """The variant, or the work that has to be done before it can be made.
+
+        Raises:
+            TrialError: it cannot be made.
+        """
+        if not recipes:
+            return self._prepared
+        if recipes not in self._variants:
+            made = self._make(recipes)
+            if isinstance(made, Work):
+                return made
+            self._variants[recipes] = made
+            while len(self._variants) > _KEPT:
+                self._variants.popitem(last=False)
+        self._variants.move_to_end(recipes)
+        return self._variants[recipes]
+
+    def _made(self, recipes: Recipes) -> Variant:
+        """The variant, with what it needs measured right here if need be."""
+        while isinstance(found := self._find(recipes), Work):
+            self.learn(found, self.run(found))
+        return found
+
+    def _missing_statistics(self, variant: Variant) -> tuple[Work, ...]:
+        """Works for the statistics of a variant's activations; none for the prepared model."""
+        if not variant.recipes or variant.recipes in self._statistics:
+            return ()
+        known = self._parts.get(variant.recipes, {})
+        works = [
+            self._work("statistics", variant.recipes, variant.digest, block)
+            for block in range(len(self._blocks()))
+            if block not in known
+        ]
+        for work in works:
+            if work.key in self._failed:
+                raise TrialError(self._failed[work.key])
+        return tuple(works)
+
+    def _run_channels(self, recipes: Recipes, number: int) -> Results:
+        before = tuple((r, v) for r, v in recipes if any(_belongs(r, name) for name in ORDER[:number]))
+        model = self._made(before).model
+        tensors = find_pass(ORDER[number]).channel_tensors(model, dict(recipes))
+        n_threads, providers = self._settings.n_threads, self._settings.providers
+        return _packed(
+            measure_channels(model, tensors, self._feeds, n_threads=n_threads, providers=providers)
+        )
+
+    def _run_statistics(self, recipes: Recipes, number: int) -> Results:
+        model = self._made(recipes).model
+        tensors = tensors_of_interest(model, self._settings.placement, self._settings.target)
+        n_threads, providers = self._settings.n_threads, self._settings.providers
+        block = self._blocks()[number]
+        feeds = self._feeds[block.start : block.stop]
+        return collect(model, feeds, tensors, n_threads=n_threads, providers=providers).to_arrays()
+
+    def _learn_statistics(self, recipes: Recipes, number: int, part: Statistics) -> None:
+        parts = self._parts.setdefault(recipes, {})
+        parts[number] = part
+        if len(parts) == len(self._blocks()):
+            self._statistics[recipes] = Statistics.merged([parts[i] for i in sorted(parts)])
+            del self._parts[recipes]
+            if recipes in self._variants:
+                self._variants[recipes].ranges.use(self._statistics[recipes])
+
+    def _digest_of_data(self) -> str:
+        """Over all calibration feeds."""
+        if not self._data_digest:
+            digest = hashlib.blake2b(digest_size=16)
+            for feed in self._feeds:
+                for name, array in sorted(feed.items()):
+                    digest.update(f"{name}/{array.dtype.str}/{array.shape}/".encode())
+                    digest.update(np.ascontiguousarray(array).tobytes())
+            self._data_digest = digest.hexdigest()
+        return self._data_digest
+
+    def _blocks(self) -> list[range]:
+        if not self._feeds:
+            raise TrialError("the recipe needs calibration feeds, and there are none")
+        return blocks(self._feeds, self._settings.block_samples)
+
+    def _make(self, recipes: Recipes) -> Variant | Work:
+        model = self._prepared.model
+        report: list[str] = []
+        skipped: dict[str, str] = {}
+        for number, name in enumerate(ORDER):
+            if not dict(recipes).get(name):
+                continue
+            channels = self._channels_for(model, recipes, number)
+            if isinstance(channels, Work):
+                return channels
+            result = find_pass(name).apply(model, dict(recipes), channels)
+            model = result.model
+            report += [f"{name}: {line}" for line in result.changed]
+            skipped |= {f"{name}: {place}": reason for place, reason in result.skipped.items()}
+        ranges = Ranges(lambda _: Statistics({}))
+        if recipes in self._statistics:
+            ranges.use(self._statistics[recipes])
+        return self._variant(recipes, model, tuple(report), skipped, ranges)
+
+    def _channels_for(
+        self, model: ModelProto, recipes: Recipes, number: int
+    ) -> Mapping[str, ChannelStatistics] | Work:
+        graph_pass = find_pass(ORDER[number])
+        if not graph_pass.channel_tensors(model, dict(recipes)):
+            return {}
+        work = self._work("channels", recipes, model_digest(model), number)
+        if work.key in self._failed:
+            raise TrialError(self._failed[work.key])
+        if work.key in self._channels:
+            return self._channels[work.key]
+        if not self._feeds:
+            raise TrialError(f"recipe {ORDER[number]} needs calibration feeds, and there are none")
+        return work
+
+    def _work(self, kind: str, recipes: Recipes, digest: str, number: int) -> Work:
+        text = f"{kind}/{digest}/{self._digest_of_data()}/{number}/{self._settings.block_samples}"
+        what = ", ".join(f"{name}={value}" for name, value in recipes)
+        return Work(kind, _hash(text), f"{kind} for {what}", (recipes, number), cost=1.0, place=digest)
+
+    def _variant(
+        self,
+        recipes: Recipes,
+        model: ModelProto,
+        report: tuple[str, ...],
+        skipped: Mapping[str, str],
+        ranges: Ranges,
+    ) -> Variant:
+        builder = Builder(model, self._feeds, ranges)
+        builder.exclude(self._excluded)
+        solver = LayerSolver(model, builder, self._feeds, self._settings, self._digest_of_data)
+        digest = model_digest(model) if recipes else ""
+        return Variant(recipes, digest, model, report, skipped, ranges, builder, solver)
+
+
+def _belongs(recipe: str, name: str) -> bool:
+    return recipe == name or recipe.startswith(f"{name}_")
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _packed(channels: Mapping[str, ChannelStatistics]) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"names": np.array(list(channels), dtype=np.str_)}
+    for i, statistics in enumerate(channels.values()):
+        arrays |= {f"{i}/{f.name}": np.asarray(getattr(statistics, f.name)) for f in fields(statistics)}
+    return arrays
+
+
+def _unpacked(arrays: Results) -> dict[str, ChannelStatistics]:
+    found = {}
+    for i, name in enumerate(arrays["names"]):
+        values: dict[str, Any] = {f.name: arrays[f"{i}/{f.name}"] for f in fields(ChannelStatistics)}
+        found[str(name)] = ChannelStatistics(**{**values, "n": int(values["n"])})
+    return found
