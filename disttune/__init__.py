@@ -22,6 +22,7 @@ _HOMES = {
     "TuningLogger": "disttune.api.base_tuning.tuning_logger",
     "init_tuning": "disttune.api.base_tuning",
     "TuneStrategy": "disttune.strategy.tune_strategy",
+    "check_target": "disttune.quantize.target_check",
     "check_strategy": "disttune.schedule.strategy_check",
     "DisttuneError": "disttune.config.errors",
 }

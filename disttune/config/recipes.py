@@ -49,5 +49,9 @@ _ALL = (
         "dedicated_qdq_pair", (False, True), False, False,
         "Whether each consumer of a tensor gets a QuantizeLinear and DequantizeLinear pair of its own.",
     ),
+    Recipe(
+        "quantize_bias", (True, False), True, False,
+        "Whether biases beside quantized data and weights become int32; some targets take float ones only.",
+    ),
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in _ALL}

@@ -35,7 +35,7 @@ class EngineSettings:
     Args:
         providers: of onnxruntime, for calibration runs.
         n_threads: of a calibration run; 0 leaves it to onnxruntime.
-        placement: "speed" or "all", as the job says.
+        placement: "speed" or "all".
         format: "qdq", or "qoperator" where the engine has it.
         directory: for temporary files; None: the system's place. Nothing stays in it.
         target: name of a capability file.

@@ -122,7 +122,8 @@ class FastEngine:
         ]
         wanted = set(needed)
         if not self._has_collected:
-            wanted.update(tensors_of_interest(self._prepared, self._settings.placement))
+            settings = self._settings
+            wanted.update(tensors_of_interest(self._prepared, settings.placement, settings.target))
         self._has_collected = True
         return collect(
             self._prepared,

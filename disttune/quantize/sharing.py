@@ -103,6 +103,7 @@ def mark_tensors(
     data_constants: Collection[str],
     vectors: Collection[str] = (),
     removes_activations: bool,
+    quantizes_biases: bool = True,
     excluded: Collection[str] = (),
 ) -> Marks:
     """Rules 1 to 4 for the static ops of a candidate, and the weights of its weight-only ones.
@@ -115,10 +116,11 @@ def mark_tensors(
         data_constants: constants with a scheme of their own; as a bias they count as data.
         vectors: those of them that have several scales, which nothing can share.
         removes_activations: whether the lowest code of every tensor means zero after a Relu.
+        quantizes_biases: whether biases get int32 codes; data elsewhere has codes all the same.
         excluded: tensors that stay in float.
     """
     floats = (model.floats | model.float_constants | copies.origins.keys()).difference(excluded)
-    marker = _Marker(model, floats, ranged, data_constants, vectors, removes_activations)
+    marker = _Marker(model, floats, ranged, data_constants, vectors, removes_activations, quantizes_biases)
     for node in model.nodes:
         if node.name in ops:
             marker.mark(node, copies.inputs_of(node))
@@ -139,6 +141,7 @@ class _Marker:
         data_constants: Collection[str],
         vectors: Collection[str],
         removes_activations: bool,
+        quantizes_biases: bool,
     ):
         self.model = model
         self.floats = floats
@@ -146,6 +149,7 @@ class _Marker:
         self.data_constants = data_constants
         self.vectors = vectors
         self.removes_activations = removes_activations
+        self.quantizes_biases = quantizes_biases
         self.marks = Marks()
         self._named_biases: set[str] = set()
 
@@ -178,7 +182,7 @@ class _Marker:
         """int32 codes; or as any other tensor, if it is data elsewhere or no constant."""
         if name in self.data_constants or name in self.ranged:
             self.codes(name)
-        elif name in self.floats and name in self.model.float_constants:
+        elif self.quantizes_biases and name in self.floats and name in self.model.float_constants:
             self.marks.biases[node.name] = Bias(name, data, weight, beta)
             self._named_biases.add(name)
 

@@ -39,6 +39,7 @@ from disttune.quantize.topology import default_opset
 from disttune.runtime.messages import Functions, Load
 from disttune.runtime.replica import Replica
 from disttune.runtime.statistics_work import mapped
+from disttune.space.capability import load_capability
 from disttune.space.summary import ModelSummary
 
 OWN_FILES = [p for p in Path(disttune.__file__).parent.iterdir() if p.name != "examples"]
@@ -134,7 +135,7 @@ class JobData:
         settings = EngineSettings(
             providers=tuple(self.job.model.providers),
             n_threads=self.n_threads,
-            placement=quantization.placement or "speed",
+            placement=quantization.placement or load_capability(self.job.model.target).placement,
             format=quantization.format,
             directory=self.directory,
             target=self.job.model.target,

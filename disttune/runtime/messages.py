@@ -203,9 +203,18 @@ class FilesCollected(ToMaster):
 
 @dataclass(frozen=True, slots=True)
 class Exported(ToMaster):
+    """The best model is in its file.
+
+    Args:
+        fits: whether its format is one that the job's target takes.
+        target_check: that outcome in words.
+    """
+
     trial: int
     model_digest: str
     path: str
+    fits: bool = True
+    target_check: str = ""
 
 
 @dataclass(frozen=True, slots=True)

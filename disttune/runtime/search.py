@@ -129,6 +129,7 @@ class Search:
         self._held: list[Assign] = []  # for rank 0, until an export that comes first has been sent
         self._busy: set[int] = set()
         self._finishing: Finish | None = None
+        self._target_check = ""  # as last told
 
     @property
     def done(self) -> bool:
@@ -341,6 +342,10 @@ class Search:
 
     def _exported(self, message: Exported) -> None:
         trial = self._exporter.done(message)
+        if message.target_check != self._target_check:
+            self._target_check = message.target_check
+            tell = self._listener.noted if message.fits else self._listener.warned
+            tell(f"{Path(message.path).name}: {message.target_check}")
         if message.model_digest != trial.model_digest:
             self._listener.warned(
                 f"trial {trial.number} was built again for export and came out different: quantizing is not "

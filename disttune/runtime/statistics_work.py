@@ -17,6 +17,7 @@ from disttune.quantize.statistics.collect import Collector, blocks, tensors_of_i
 from disttune.quantize.statistics.statistics import Statistics
 from disttune.runtime.messages import OpenFile
 from disttune.runtime.replica import Replica, write_replica
+from disttune.space.capability import load_capability
 
 FORMAT = 1  # of what is measured: a change of it makes older files unknown
 
@@ -36,7 +37,7 @@ class StatisticsWork:
         self._feeds = feeds
         self._job = job
         self._n_threads = n_threads
-        self._placement = job.quantization.placement or "speed"
+        self._placement = job.quantization.placement or load_capability(job.model.target).placement
         self._blocks = blocks(feeds.feeds, job.calibration.block_samples)
         self._collector: Collector | None = None
 

@@ -37,6 +37,7 @@ from disttune.quantize.engine import (
 from disttune.quantize.export import save_model
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.statistics.statistics import Statistics
+from disttune.quantize.target_check import check_target
 from disttune.runtime.engines import Engines
 from disttune.runtime.job_data import JobData, too_new
 from disttune.runtime.messages import (
@@ -287,8 +288,10 @@ class TrialWorker:
         if built is None or built.digest != message.candidate.digest:
             built = self._new_model(message.candidate)
         source = built.source
-        save_model(source.model() if isinstance(source, Blueprint) else source, Path(message.path))
-        return Exported(message.trial, built.model_digest, message.path)
+        model = source.model() if isinstance(source, Blueprint) else source
+        save_model(model, Path(message.path))
+        report = check_target(model, self._data.job.model.target)
+        return Exported(message.trial, built.model_digest, message.path, report.fits, str(report))
 
     def _new_model(self, candidate: Candidate) -> BuiltModel:
         engine, plain = self._the_engines().of(candidate)

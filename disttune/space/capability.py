@@ -6,13 +6,14 @@ rows before later ones, first values before later ones, and the very first is th
 
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
 from disttune.config.errors import InputError, InternalError
 from disttune.config.nearest import unknown_name
+from disttune.config.recipes import RECIPES, RecipeValue
 from disttune.config.schemes import FLOAT_DTYPES, GRANULARITIES, QUANTIZED_DTYPES, parse_method
 
 APPROACHES = ("static", "dynamic")
@@ -50,6 +51,7 @@ class CapabilityRow:
         activation: options of the activations.
         weight: options of the constant weight; None for op types that have none.
         needs_weight: whether an op without a constant weight is left out.
+        searched: whether it is offered to jobs; otherwise it only says what else the target takes.
     """
 
     op_types: tuple[str, ...]
@@ -58,6 +60,7 @@ class CapabilityRow:
     activation: TensorOptions
     weight: TensorOptions | None = None
     needs_weight: bool = False
+    searched: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,23 @@ class Capability:
         placement: used where the job says nothing.
         float_types: float types that an op can stay in.
         rows: in order of preference.
+        recipes: values of recipes where the job says nothing, as far as they are not the usual ones.
+        weights_alone: types of weights that it takes beside float activations.
+        one_activation_dtype: whether the activations that an op reads and writes must have one type.
     """
 
     target: str
     placement: str
     float_types: tuple[str, ...]
     rows: tuple[CapabilityRow, ...]
+    recipes: Mapping[str, RecipeValue] = field(default_factory=dict)
+    weights_alone: tuple[str, ...] = ()
+    one_activation_dtype: bool = False
+
+    def methods(self, approach: str) -> frozenset[str]:
+        """Names of the threshold methods that some row with this approach has for activations."""
+        rows = [row for row in self.rows if row.searched and row.approach == approach]
+        return frozenset(parse_method(m)[0] for row in rows for m in row.activation.method)
 
     def select(
         self, approaches: Sequence[str], placement: str, methods: Collection[str]
@@ -90,7 +104,7 @@ class Capability:
             row
             for approach in approaches
             for row in self.rows
-            if row.approach == approach and placement in (row.placement, "all")
+            if row.searched and row.approach == approach and placement in (row.placement, "all")
         ]
         return tuple(narrowed for row in rows if (narrowed := _with_methods(row, methods)) is not None)
 
@@ -127,14 +141,25 @@ def parse_capability(text: str, target: str) -> Capability:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InternalError(f"{where}: {error}") from error
-    _check_keys(data, {"placement", "float_types", "rows"}, set(), where)
+    optional = {"recipes", "weights_alone", "one_activation_dtype"}
+    _check_keys(data, {"placement", "float_types", "rows"}, optional, where)
     rows = _list(data["rows"], dict, f"{where}: rows")
     return Capability(
         target,
         _one_of(data["placement"], PLACEMENTS, f"{where}: placement"),
         _list(data["float_types"], str, f"{where}: float_types", FLOAT_DTYPES),
         tuple(_row(row, f"{where}, row {_name_of(row, number)}") for number, row in enumerate(rows, start=1)),
+        _recipes(data.get("recipes", {}), f"{where}: recipes"),
+        _list(data["weights_alone"], str, f"{where}: weights_alone", QUANTIZED_DTYPES)
+        if "weights_alone" in data
+        else (),
+        _one_of(data.get("one_activation_dtype", False), (False, True), f"{where}: one_activation_dtype"),
     )
+
+
+def _recipes(data: Any, where: str) -> dict[str, RecipeValue]:
+    _check_keys(data, set(), set(RECIPES), where)
+    return {name: _one_of(value, RECIPES[name].values, f"{where}: {name}") for name, value in data.items()}
 
 
 def _name_of(row: Mapping[str, Any], number: int) -> str:
@@ -150,7 +175,8 @@ def _with_methods(row: CapabilityRow, methods: Collection[str]) -> CapabilityRow
 
 
 def _row(data: Any, where: str) -> CapabilityRow:
-    _check_keys(data, {"op_types", "approach", "placement", "activation"}, {"weight", "needs_weight"}, where)
+    optional = {"weight", "needs_weight", "searched"}
+    _check_keys(data, {"op_types", "approach", "placement", "activation"}, optional, where)
     row = CapabilityRow(
         _list(data["op_types"], str, f"{where}: op_types"),
         _one_of(data["approach"], APPROACHES, f"{where}: approach"),
@@ -158,6 +184,7 @@ def _row(data: Any, where: str) -> CapabilityRow:
         _tensor(data["activation"], f"{where}: activation"),
         _tensor(data["weight"], f"{where}: weight") if "weight" in data else None,
         _one_of(data.get("needs_weight", False), (False, True), f"{where}: needs_weight"),
+        _one_of(data.get("searched", True), (False, True), f"{where}: searched"),
     )
     if row.needs_weight and row.weight is None:
         raise InternalError(f"{where}: needs_weight without a weight")

@@ -177,13 +177,16 @@ def build_space(
         recipes.sets,
         recipes.open,
         recipes.off,
-        _other_recipes(quantization.recipes),
+        _other_recipes(capability.recipes, quantization.recipes),
         in_float,
         tuple(sorted(capability.float_types, key=lambda name: name == "float32")),
         warnings=user.warnings(f"{limits} and this engine"),
     )
     dynamic = capability.select(("dynamic",), placement, methods)
-    return replace(space, presets=_presets(space, summary, quantization, dynamic, methods, approaches))
+    taken = frozenset(methods) & capability.methods("static")
+    alone = {"weight_only"} if "int8" in capability.weights_alone else set()
+    buildable = frozenset(approaches) - ({"weight_only"} - alone)
+    return replace(space, presets=_presets(space, summary, quantization, dynamic, taken, buildable))
 
 
 def _presets(
@@ -253,9 +256,11 @@ def _rows_of(op: OpSummary, rows: Iterable[CapabilityRow]) -> list[CapabilityRow
     return [replace(row, weight=None) for row in fitting if not row.needs_weight]
 
 
-def _other_recipes(given: Mapping[str, tuple[RecipeValue, ...]]) -> dict[str, RecipeValue]:
-    """Recipes that are no choice of the space; the job file takes one value for each."""
-    fixed = {name: values[0] for name, values in given.items() if name not in FLOAT_RECIPES}
+def _other_recipes(
+    target: Mapping[str, RecipeValue], given: Mapping[str, tuple[RecipeValue, ...]]
+) -> dict[str, RecipeValue]:
+    """Recipes that are no choice of the space: the job's (one value for each), else the target's."""
+    fixed = {**target, **{name: values[0] for name, values in given.items() if name not in FLOAT_RECIPES}}
     return {name: value for name, value in fixed.items() if value != RECIPES[name].default}
 
 
@@ -275,7 +280,8 @@ def _no_quantizable_op(
     text += f"the model has {', '.join(present)}."
     if able.intersection(present):
         text += " Those in both have no constant weight or no float data."
-    others = {t for row in capability.rows for t in row.op_types}.difference(able).intersection(present)
+    searched = {t for row in capability.rows if row.searched for t in row.op_types}
+    others = searched.difference(able).intersection(present)
     if others:
         text += f' With another approach or placement = "all": {", ".join(sorted(others))}.'
     return text

@@ -49,7 +49,8 @@ def candidate_of(config: AlgorithmConfig, tuning: Tuning) -> Candidate:
         {
             op: without_inert_parts(op_config, weights[op]) if op in wanted else FLOAT32
             for op in tuning.space.ops
-        }
+        },
+        tuning.space.recipes,
     )
 
 

@@ -1,6 +1,7 @@
 """The commands of the command line: what they print, and the code they end with."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from disttune.runtime.run_directory import RunDirectory
 from tests.cli.jobs import write_job
 from tests.models import Graph, value
 
-COMMANDS = ("tune", "demo", "space", "schema")
+COMMANDS = ("tune", "demo", "space", "schema", "check")
 
 
 @pytest.fixture
@@ -269,6 +270,37 @@ def test_a_space_of_10_to_the_30_is_counted_at_once(call, job):
 
     assert code == 0
     assert "about 1.5 x 10^54 candidates op by op" in out
+
+
+# Targets
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "qnn", "vitis-ai", "openvino"])
+def test_a_job_for_another_target_gives_a_model_that_fits_it(call, job, target):
+    code, out, err = call(
+        "tune", job, "-o", "run", "--set", f"model.target={target}", "--set", "tuning.strategy=default"
+    )
+
+    assert (code, err) == (0, "")
+    assert re.search(rf"best\.onnx: target {target}: all [34] nodes with codes fit its format", out)
+    assert call("check", "run/best.onnx", "--target", target)[0] == 0
+
+
+def test_check_lists_the_nodes_outside_a_target_and_ends_with_3(call, job):
+    call("tune", job, "-o", "run", "--set", "tuning.strategy=default")
+
+    code, out, err = call("check", "run/best.onnx", "--target", "tensorrt")
+
+    assert (code, err) == (3, "")
+    assert out.splitlines()[-1] == "target tensorrt: 4 of 4 nodes are outside"
+    assert 'fc1 (Gemm): bias "b1_quantized" is int32 symmetric per channel; allowed: a float bias' in out
+
+
+def test_check_tells_an_unknown_target_and_a_missing_model(call, job):
+    code, _, err = call("check", "model.onnx", "--target", "tensor-rt")
+    assert (code, 'no target "tensor-rt". Nearest: "tensorrt".' in err) == (2, True)
+    code, _, err = call("check", "modle.onnx", "--target", "qnn")
+    assert (code, "model modle.onnx: no such file" in err) == (2, True)
 
 
 # exit-code, for launchers

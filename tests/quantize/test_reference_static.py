@@ -78,14 +78,18 @@ def test_a_symmetric_percentile_is_over_absolute_values_as_in_quantize_static():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "option"),
-    [("add_qdq_pair_to_weight", "AddQDQPairToWeight"), ("dedicated_qdq_pair", "DedicatedQDQPair")],
+    ("recipe", "option", "value"),
+    [
+        ("add_qdq_pair_to_weight", "AddQDQPairToWeight", True),
+        ("dedicated_qdq_pair", "DedicatedQDQPair", True),
+        ("quantize_bias", "QuantizeBias", False),
+    ],
 )
 @pytest.mark.parametrize("make", MODELS)
-def test_a_recipe_is_the_option_of_quantize_static(make, recipe, option):
+def test_a_recipe_is_the_option_of_quantize_static(make, recipe, option, value):
     t = tried(make)
     configs = t.uniform(static(), *SPEED)
-    assert_as_stock(t.build(configs, **{recipe: True}), stock_static(t, configs, **{option: True}))
+    assert_as_stock(t.build(configs, **{recipe: value}), stock_static(t, configs, **{option: value}))
 
 
 @pytest.mark.parametrize("make", [*MODELS, shared_weight, with_branches])

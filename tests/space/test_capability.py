@@ -80,6 +80,14 @@ def test_dynamic_rows_need_no_method_of_the_engine():
         ("[[rows]]", "[rows]", "rows: must be a list"),
         ('"static"', '"static"\nneeds_weight = 1', 'needs_weight: no value "1"'),
         ("weight = {", "needs_weight = true #", "needs_weight without a weight"),
+        ("[[rows]]", "weights_alone = ['int3']\n[[rows]]", 'weights_alone: no value "int3"'),
+        (
+            "[[rows]]",
+            "[recipes]\nquantise_bias = 1\n[[rows]]",
+            'no key "quantise_bias". Nearest: "quantize_bias"',
+        ),
+        ("[[rows]]", "[recipes]\nquantize_bias = 1\n[[rows]]", 'quantize_bias: no value "1"'),
+        ('"static"', '"static"\nsearched = 0', 'searched: no value "0"'),
         ("placement", "placement = ", "Invalid"),
     ],
 )
@@ -98,3 +106,18 @@ def test_a_good_target_file_is_read_as_written():
     assert (row.weight.granularity, row.weight.method, row.weight.group_size) == (
         ("per_tensor",), ("minmax",), (None,),
     )  # fmt: skip
+
+
+def test_a_row_that_is_not_searched_is_offered_to_no_job():
+    text = GOOD.replace('approach = "static"', 'approach = "static"\nsearched = false')
+    capability = parse_capability(text, "mine")
+    assert len(capability.rows) == 1
+    assert capability.select(("static",), "all", ALL_METHODS) == ()
+    assert capability.methods("static") == frozenset()
+
+
+@pytest.mark.parametrize("target", [name for name in target_names() if name != "ort-cpu"])
+def test_every_other_target_names_its_sources_and_quantizes_all_by_default(target: str):
+    text = (files("disttune.space") / "targets" / f"{target}.toml").read_text(encoding="utf-8")
+    assert re.search(r"^# Sources: .*\.(html|py|com|ai|rst)", text, re.MULTILINE)
+    assert load_capability(target).placement == "all"

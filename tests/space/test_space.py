@@ -287,3 +287,32 @@ def test_equal_options_are_one_object_so_that_large_spaces_stay_small():
     s = space(chain(*["Conv"] * 100))
     assert len({id(options) for options in s.options.values()}) == 1
     assert isinstance(s.options["Conv_0"][0], OpConfig)
+
+
+def test_a_target_sets_recipes_where_the_job_says_nothing():
+    summary, capability = chain("Conv"), load_capability("tensorrt")
+    silent = build_space(summary, capability, QuantizationSection())
+    assert silent.default_candidate().recipes == (("quantize_bias", False),)
+    section = QuantizationSection(recipes={"quantize_bias": True})
+    assert build_space(summary, capability, section).default_candidate().recipes == ()
+
+
+def test_presets_hold_to_what_a_target_takes():
+    approaches = ("static", "dynamic", "weight_only")
+    names = {
+        target: set(
+            build_space(
+                chain("Conv", "Relu", "Gemm"),
+                load_capability(target),
+                QuantizationSection(),
+                approaches=approaches,
+            ).presets
+        )
+        for target in ("tensorrt", "vitis-ai", "openvino")
+    }
+    heavy = "Conv, MatMul and Gemm only"
+    assert names == {
+        "tensorrt": {"percentile 99.99"},
+        "vitis-ai": {heavy},
+        "openvino": {heavy, "percentile 99.99", "weights only"},
+    }

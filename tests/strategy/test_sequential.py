@@ -161,3 +161,9 @@ def test_no_config_is_an_error():
 def test_a_format_that_cannot_be_built_is_an_error():
     with pytest.raises(InputError, match='quant_format "qoperator" cannot be built yet; use "qdq"'):
         Sequential([StaticQuantConfig(quant_format="QOperator")])
+
+
+def test_candidates_have_the_recipes_of_the_space():
+    tuning = tuning_of("Conv", recipes={"dedicated_qdq_pair": True})
+    (candidate,) = proposals(Sequential([StaticQuantConfig()]), tuning)
+    assert candidate.recipes == (("dedicated_qdq_pair", True),)

@@ -29,7 +29,7 @@ from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.weights import QuantizedWeight
 from disttune.space.candidate import Candidate
 
-_RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair"})
+_RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias"})
 # Recipes that the space has already turned into ops left in float.
 _RESOLVED_RECIPES = frozenset(
     {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
@@ -136,6 +136,7 @@ class Builder:
             data_constants=schemes.constants,
             vectors={name for name, scheme in schemes.constants.items() if scheme.axis is not None},
             removes_activations=not any(map(_keeps_activations, schemes.activations.values())),
+            quantizes_biases=recipes.get("quantize_bias") is not False,
             excluded=self._excluded,
         )
         return StaticPlan(

@@ -14,6 +14,7 @@ from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.bias import bias_codes
 from disttune.quantize.builder.encode import encode
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
+from disttune.quantize.parameters import has_power_of_two_scale, next_power_of_two
 from disttune.quantize.weights import QuantizedWeight, quantize_weight
 
 Floats = NDArray[np.float32]
@@ -160,6 +161,8 @@ class ConstantStore:
         scales = self._grown[key]
         if scales is None:
             return weight
+        if has_power_of_two_scale(scheme.scheme):
+            scales = next_power_of_two(scales)
         return self._once(
             (name, scheme, scales.tobytes()), scheme.scheme, lambda: self._rescaled(name, scheme, scales)
         )

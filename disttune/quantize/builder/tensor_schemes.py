@@ -8,7 +8,8 @@ Rules:
    one that several ops read, the first's. A bias that another op reads so is such an operand.
 3. A weight that several ops of the space read in different ways (scheme, static or dynamic, float) is
    copied, one for each way; ops that are not in the space go with the first.
-4. The scales of normalizations take the commonest type of the candidate's weights.
+4. The scales of normalizations take the commonest type of the candidate's weights; powers of two where all
+   activations have them.
 The rules are those of `reference.schemes`, so that the two engines build the same models.
 """
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
+from disttune.quantize.parameters import has_power_of_two_scale
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.summary import channel_axis, group_axis
 from disttune.quantize.topology import unused_name
@@ -196,7 +198,10 @@ def normalization_scheme(static: Mapping[str, OpConfig]) -> ConstantScheme:
     kinds = Counter(config.weight.dtype for config in static.values() if config.weight)
     kinds = kinds or Counter(config.activation.dtype for config in static.values() if config.activation)
     dtype = kinds.most_common(1)[0][0] if kinds else "int8"
-    return ConstantScheme(Scheme(dtype, symmetric=not dtype.startswith("uint")))
+    activations = [config.activation for config in static.values() if config.activation]
+    is_power_of_two = bool(activations) and all(map(has_power_of_two_scale, activations))
+    method = "pow2_nonoverflow" if is_power_of_two else "minmax"
+    return ConstantScheme(Scheme(dtype, symmetric=not dtype.startswith("uint"), method=method))
 
 
 def _way(node: FloatNode, config: OpConfig, rank: int) -> tuple[object, ...]:

@@ -34,7 +34,7 @@ def quantize_static_ops(
         model: float model with shapes, used up.
         configs: static configs by node name, not empty.
         calibration: ranges of the model's activations.
-        recipes: `add_qdq_pair_to_weight` and `dedicated_qdq_pair`.
+        recipes: `add_qdq_pair_to_weight`, `dedicated_qdq_pair` and `quantize_bias`.
     Raises:
         TrialError: the quantizer cannot do it.
     """
@@ -78,6 +78,7 @@ def _quantized(
         extra_options={
             "TensorQuantOverrides": overrides,
             "AddQDQPairToWeight": recipes.get("add_qdq_pair_to_weight") is True,
+            "QuantizeBias": recipes.get("quantize_bias") is not False,
             "DedicatedQDQPair": recipes.get("dedicated_qdq_pair") is True,
             # The quantizer removes a Relu that the clipping at its output's lowest code replaces. It looks
             # at the default only, so the default has to be one that holds for all tensors.
