@@ -43,6 +43,12 @@ class ExitPolicy:
                 'use stop_at = "budget"'
             )
 
+    @property
+    def only_counts(self) -> bool:
+        """Whether nothing but the number of trials can end a stage before its last one."""
+        is_bounded = self.timeout_s > 0 or self.find_n is not None or self.patience is not None
+        return self.stop_at == "budget" and not is_bounded
+
     def after_commit(self, row: Trial, history: History, goal_stops: bool) -> str | None:
         """The reason to stop now, or None."""
         if row.meets_goal and row.eligible and goal_stops and self.stop_at == "goal":

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from disttune.schedule.dispatch import Dispatch
+from disttune.schedule.durations import Durations
 from disttune.schedule.events import (
     Broadcast,
     Command,
@@ -90,6 +91,7 @@ class Scheduler:
         self._n_stages = 0
         self._n_empty_stages = 0
         self._dispatch = Dispatch()
+        self._durations = Durations(history.tuning.summary)
         self._first_by_digest: dict[str, int] = {}
         self._known_models: dict[str, Outcome] = {}
         self._next_trial = 0
@@ -203,6 +205,8 @@ class Scheduler:
         entry.outcome = outcome
         if outcome.model_digest is not None and isinstance(entry.item, Candidate):
             self._known_models.setdefault(outcome.model_digest, outcome)
+            if outcome.status == "ok" and outcome.seconds > 0:
+                self._durations.learn(entry.item, outcome.seconds)
 
     # Progress
 
@@ -328,7 +332,9 @@ class Scheduler:
         if stage is None:
             self._finish("space" if self._space_is_used_up() else "strategy")
             return
-        self._run = StageRun(self._n_stages, stage)
+        is_whole = isinstance(stage.items, list | tuple)
+        durations = self._durations if is_whole and self.policy.only_counts else None
+        self._run = StageRun(self._n_stages, stage, durations)
         self._n_stages += 1
         self._commands.append(OpenStage(self._run.index, stage))
 

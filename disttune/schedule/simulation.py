@@ -294,7 +294,8 @@ class _Run:
                 result.n_evaluations += 1
                 item = self._running[command.rank].item
                 at_s = now_s + self._job.duration_s(item, command.rank)
-                self._push(at_s, TaskDone(command.rank, command.assignment, self._job.outcome(item), at_s))
+                outcome = replace(self._job.outcome(item), seconds=at_s - now_s, rank=command.rank)
+                self._push(at_s, TaskDone(command.rank, command.assignment, outcome, at_s))
             case Skip() | Cancel():
                 self._running.pop(command.rank, None)
             case Settle(item=Candidate() as candidate):

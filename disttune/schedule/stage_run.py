@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from disttune.config.errors import InternalError
 from disttune.config.goal import Goal
+from disttune.schedule.durations import Durations
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Item, Probe, Stage, StageResult
@@ -88,10 +89,13 @@ class StageRun:
     Args:
         index: of the stage in the job.
         stage: as the strategy yielded it.
+        durations: where every result is needed: what decides which candidate starts first; else the order
+            of trials does.
     """
 
     index: int
     stage: Stage
+    durations: Durations | None = None
     rows: list[Trial] = field(default_factory=list)
     probe_values: list[object] = field(default_factory=list)
     open: deque[Entry] = field(default_factory=deque)
@@ -100,11 +104,14 @@ class StageRun:
     exhausted: bool = False
     ending: Ending | None = None
     _source: Iterator[Item] = field(init=False)
-    _waiting: list[tuple[float, int, Entry]] = field(default_factory=list)
+    _waiting: list[tuple[tuple[float, float], int, Entry]] = field(default_factory=list)
+    _n_learnt: int = 0  # durations of this stage that the order of `_waiting` rests on
+    _n_before: int = field(init=False)  # durations learnt before it
     _alone: deque[Entry] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self._source = iter(self.stage.items)
+        self._n_before = self.durations.n_learnt if self.durations else 0
 
     def all_needed(self, goal_can_stop: bool) -> bool:
         """Whether all items are known now (a list) and none can make the others needless."""
@@ -125,12 +132,27 @@ class StageRun:
         self.open.append(entry)
 
     def queue(self, entry: Entry) -> None:
-        """Let an entry wait for a worker: probes with the greatest cost first, then in order."""
+        """Let an entry wait for a worker."""
         if entry.alone:
             self._alone.append(entry)
             return
-        cost = entry.item.cost if isinstance(entry.item, Probe) else 0.0
-        heapq.heappush(self._waiting, (-cost, entry.index, entry))
+        heapq.heappush(self._waiting, (self._rank(entry), entry.index, entry))
+
+    def _rank(self, entry: Entry) -> tuple[float, float]:
+        """The least starts first: probes of the greatest cost, candidates by their durations or in order."""
+        if isinstance(entry.item, Probe):
+            return (-entry.item.cost, 0.0)
+        return self.durations.rank(entry.item) if self.durations else (0.0, 0.0)
+
+    def _sort_again(self) -> None:
+        """Rank anew what waits each time that twice as much has been learnt."""
+        if self.durations is None:
+            return
+        n_learnt = self.durations.n_learnt - self._n_before
+        if n_learnt >= 2 * max(1, self._n_learnt):
+            self._n_learnt = n_learnt
+            self._waiting = [(self._rank(entry), index, entry) for _, index, entry in self._waiting]
+            heapq.heapify(self._waiting)
 
     def close(self, ending: Ending) -> list[Entry]:
         """Draw no more; returns what was drawn ahead and is given up."""
@@ -143,6 +165,7 @@ class StageRun:
 
     def next_for(self, rank: int, others: bool) -> Entry | None:
         """The next waiting entry for this rank; one that crashed on it goes to another if there is one."""
+        self._sort_again()
         passed = []
         found = None
         while self._waiting and found is None:

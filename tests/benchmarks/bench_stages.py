@@ -2,52 +2,149 @@
 
     python -m tests.benchmarks.bench_stages
 
-The ideal is the least time in which so many tasks of these durations could end: the longest one, or the sum
-over all workers, or for equal ones the number of rounds.
+The ideal is the least time that tasks of these durations can take on so many workers, were all of them known:
+the longest one, the sum over all workers, or for k * workers + 1 of them, one worker having k + 1, the sum of
+the k + 1 shortest of the longest k * workers + 1.
+
+`any order` is the mean over random orders of giving the next task to whoever is idle. Where durations cannot
+be told apart before they are known, no order and no pause does better: whatever is started next has the same
+distribution, and by induction every worker is free no later than with any other choice. `longest first` is
+what known durations would give. The disttune column is a median of 9 draws of durations.
 """
 
-import math
+import heapq
 import random
 import time
+from collections.abc import Callable, Iterable
+from statistics import mean, median
 
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.simulation import SimulatedJob, simulate
+from disttune.space.candidate import Candidate
+from disttune.space.space import Space
+from disttune.space.summary import ModelSummary, OpSummary
 from disttune.strategy import Stage
-from tests.simulated import Listed, small_space
+from tests.simulated import OPTIONS, Listed
 
 N_OPS = 200
+TYPES = ("Conv", "MatMul", "Gemm", "Add")
+Draw = Callable[[random.Random, OpSummary], float]
 
 
 def ideal_s(durations: list[float], workers: int) -> float:
-    if len(set(durations)) == 1:
-        return math.ceil(len(durations) / workers) * durations[0]
-    return max(max(durations), sum(durations) / workers)
+    longest = sorted(durations, reverse=True)
+    rounds = (
+        sum(longest[k * workers - k : k * workers + 1]) for k in range(1, (len(longest) - 1) // workers + 1)
+    )
+    return max([longest[0], sum(longest) / workers, *rounds])
+
+
+def in_order_s(durations: Iterable[float], workers: int) -> float:
+    """The end of a list of tasks, each started by whoever is free first."""
+    free_s = [0.0] * workers
+    for seconds in durations:
+        heapq.heapreplace(free_s, free_s[0] + seconds)
+    return max(free_s)
+
+
+def any_order_s(durations: list[float], workers: int) -> float:
+    orders = (random.Random(i).sample(durations, len(durations)) for i in range(50))
+    return mean(in_order_s(order, workers) for order in orders)
+
+
+def model() -> tuple[ModelSummary, Space]:
+    """Ops of four types; the work of each is drawn from a wide range."""
+    rng = random.Random(0)
+    ops = tuple(
+        OpSummary(
+            f"op_{i}", rng.choice(TYPES), (f"t{i}",), (f"t{i + 1}",), n_macs=round(10 ** rng.uniform(3, 6))
+        )
+        for i in range(N_OPS)
+    )
+    space = Space({op.name: OPTIONS for op in ops}, {op.name: op.op_type for op in ops})
+    return ModelSummary(ops, ("t0",), (f"t{N_OPS}",), 17, 1000, 250), space
+
+
+def by_type(rng: random.Random, op: OpSummary) -> float:
+    return (0.4, 0.8, 1.2, 1.6)[TYPES.index(op.op_type)] * rng.uniform(0.95, 1.05)
+
+
+def by_work(rng: random.Random, op: OpSummary) -> float:
+    return (0.5 + 1.5 * op.n_macs / 1e6) * rng.uniform(0.95, 1.05)
+
+
+def against_work(rng: random.Random, op: OpSummary) -> float:
+    return (2.0 - 1.5 * op.n_macs / 1e6) * rng.uniform(0.95, 1.05)
+
+
+DRAWS: dict[str, Draw] = {
+    "all 1 s": lambda rng, op: 1.0,
+    "0.95 to 1.05 s": lambda rng, op: rng.uniform(0.95, 1.05),
+    "0.5 to 1.5 s": lambda rng, op: rng.uniform(0.5, 1.5),
+    "0.1 to 1.9 s": lambda rng, op: rng.uniform(0.1, 1.9),
+    "by type, 5 %": by_type,
+    "by work, 5 %": by_work,
+    "against work": against_work,
+}
 
 
 def main() -> None:
-    space = small_space(N_OPS)
+    summary, space = model()
     start = space.default_candidate()
-    singles = [start.in_float(op) for op in reversed(space.ops)]
-    print(f"{'durations':>14} {'workers':>8} {'simulated s':>12} {'ideal s':>9} {'ratio':>6} {'own ms':>7}")
-    for name, spread in [("all 1 s", 0.0), ("0.5 to 1.5 s", 0.5), ("0.1 to 1.9 s", 0.9)]:
-        seconds = {c.digest: 1 + spread * random.Random(c.digest).uniform(-1, 1) for c in singles}
+    singles = {start.in_float(op.name).digest: op for op in reversed(summary.ops)}
+    candidates = [start.in_float(op.name) for op in singles.values()]
+    print(f"{N_OPS} ops one by one; times as multiples of the ideal, median of 9 draws")
+    print(
+        f"{'durations':>15} {'workers':>8} {'disttune':>9} {'any order':>10} {'longest first':>14} "
+        f"{'own ms':>7}"
+    )
+    for name, draw in DRAWS.items():
         for workers in (1, 8, 64):
-            job = SimulatedJob(
-                lambda: Listed(Stage("ops in float one by one", singles)),
-                space,
-                lambda candidate: 0.5,
-                goal=2.0,
-                policy=ExitPolicy("budget", max_trials=10_000),
-                duration_s=lambda item, rank, seconds=seconds: seconds[item.digest],
-            )
-            started = time.perf_counter()
-            simulated_s = simulate(job, workers, check=False).time_s
-            own_ms = (time.perf_counter() - started) * 1e3
-            ideal = ideal_s(list(seconds.values()), workers)
-            print(
-                f"{name:>14} {workers:>8} {simulated_s:>12.2f} {ideal:>9.2f} {simulated_s / ideal:>6.3f} "
-                f"{own_ms:>7.0f}"
-            )
+            print(f"{name:>15} {workers:>8} {line(draw, workers, summary, space, singles, candidates)}")
+
+
+def line(
+    draw: Draw,
+    workers: int,
+    summary: ModelSummary,
+    space: Space,
+    singles: dict[str, OpSummary],
+    candidates: list[Candidate],
+) -> str:
+    found: list[tuple[float, float, float]] = []
+    started = time.perf_counter()
+    for seed in range(9):
+        rng = random.Random(seed)
+        seconds = {digest: draw(rng, op) for digest, op in singles.items()}
+        durations = list(seconds.values())
+        ideal = ideal_s(durations, workers)
+        found.append((
+            simulated_s(seconds, workers, summary, space, candidates) / ideal,
+            any_order_s(durations, workers) / ideal,
+            in_order_s(sorted(durations, reverse=True), workers) / ideal,
+        ))  # fmt: skip
+    ours, any_order, longest_first = (median(column) for column in zip(*found, strict=True))
+    own_ms = (time.perf_counter() - started) / 9 * 1e3
+    return f"{ours:>9.3f} {any_order:>10.3f} {longest_first:>14.3f} {own_ms:>7.0f}"
+
+
+def simulated_s(
+    seconds: dict[str, float],
+    workers: int,
+    summary: ModelSummary,
+    space: Space,
+    candidates: list[Candidate],
+) -> float:
+    job = SimulatedJob(
+        lambda: Listed(Stage("ops in float one by one", candidates)),
+        space,
+        lambda candidate: 0.5,
+        goal=2.0,
+        policy=ExitPolicy("budget", max_trials=10_000),
+        duration_s=lambda item, rank: seconds[item.digest],
+        summary=summary,
+    )
+    return simulate(job, workers, check=False).time_s
 
 
 if __name__ == "__main__":

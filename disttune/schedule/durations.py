@@ -1,0 +1,77 @@
+"""How long candidates are expected to take, learnt from those of the same kind; for the order of work alone.
+
+Pure. Seconds come in with outcomes. They decide what starts first where every result of a stage is needed,
+never what is proposed, counted or best.
+
+A kind is the number of ops of each type that a candidate leaves in float; its work is the multiply-adds of
+these ops. Within a kind seconds are a straight line over work once there are some to tell, before that
+their mean. A kind that nothing is known of goes first, so that it becomes known, its greatest work first.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from disttune.space.candidate import Candidate
+from disttune.space.summary import ModelSummary
+
+Kind = tuple[tuple[str, int], ...]
+MIN_FOR_A_LINE = 4  # durations of a kind
+
+
+@dataclass
+class _Line:
+    """Sums of a kind's work and seconds."""
+
+    n: int = 0
+    work: float = 0.0
+    seconds: float = 0.0
+    work_squared: float = 0.0
+    both: float = 0.0
+
+    def add(self, work: float, seconds: float) -> None:
+        self.n += 1
+        self.work += work
+        self.seconds += seconds
+        self.work_squared += work * work
+        self.both += work * seconds
+
+    def at(self, work: float) -> float:
+        mean = self.seconds / self.n
+        spread = self.work_squared - self.work**2 / self.n
+        if self.n < MIN_FOR_A_LINE or spread <= 1e-9 * self.work_squared:
+            return mean
+        slope = (self.both - self.work * self.seconds / self.n) / spread
+        return mean + slope * (work - self.work / self.n)
+
+
+class Durations:
+    """Learns from every candidate that was measured.
+
+    Args:
+        summary: types and multiply-adds of the model's ops.
+    """
+
+    def __init__(self, summary: ModelSummary):
+        self._types = {op.name: op.op_type for op in summary.ops}
+        total = sum(op.n_macs for op in summary.ops)
+        self._work = {op.name: op.n_macs / total if total else 0.0 for op in summary.ops}
+        self._lines: dict[Kind, _Line] = {}
+        self.n_learnt = 0
+
+    def learn(self, candidate: Candidate, seconds: float) -> None:
+        """Take in how long one took."""
+        kind, work = self._features(candidate)
+        self._lines.setdefault(kind, _Line()).add(work, seconds)
+        self.n_learnt += 1
+
+    def rank(self, candidate: Candidate) -> tuple[float, float]:
+        """The least goes first: longest expected, then most work."""
+        kind, work = self._features(candidate)
+        line = self._lines.get(kind)
+        return (-line.at(work) if line else -math.inf, -work)
+
+    def _features(self, candidate: Candidate) -> tuple[Kind, float]:
+        in_float = [op for op in candidate.ops if not candidate.config_of(op).quantized]
+        kind = tuple(sorted(Counter(self._types.get(op, "") for op in in_float).items()))
+        return kind, sum(self._work.get(op, 0.0) for op in in_float)
