@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 from onnx.helper import get_attribute_value, tensor_dtype_to_np_dtype
 
 from disttune.config.errors import ModelError
@@ -14,6 +15,7 @@ from disttune.quantize.topology import all_tensors, default_opset
 from disttune.space.summary import ModelSummary, OpSummary, WeightSummary
 
 FLOAT_BYTES = 4
+MASK = 1e30  # values from here on stand for "nothing", not for a number
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ def summarize(prepared: ModelProto, original: ModelProto) -> ModelSummary:
     shapes = _shapes(prepared.graph)
     weights = {t.name: t for t in prepared.graph.initializer if t.data_type == TensorProto.FLOAT}
     floats = _float_names(prepared.graph)
+    masks = _masks(prepared.graph)
     ops = []
     for node, traced in zip(prepared.graph.node, trace_sources(prepared, original), strict=True):
         weight = _weight(node, weights)
@@ -63,7 +66,8 @@ def summarize(prepared: ModelProto, original: ModelProto) -> ModelSummary:
                 weight=weight,
                 n_macs=_count_macs(node, shapes),
                 sources=traced.sources,
-                has_float_data=not floats.isdisjoint((*node.input, *node.output)),
+                has_float_data=not floats.isdisjoint((*node.input, *node.output))
+                and masks.isdisjoint(node.input),
             )
         )
     return ModelSummary(
@@ -140,6 +144,13 @@ def _shapes(graph: GraphProto) -> dict[str, tuple[int, ...]]:
     }
     shapes.update((tensor.name, tuple(tensor.dims)) for tensor in graph.initializer)
     return shapes
+
+
+def _masks(graph: GraphProto) -> set[str]:
+    """Float constants, weights apart, with values that no scale should be made for."""
+    weights = {n.input[i] for n in graph.node for i in WEIGHT_INPUTS.get(n.op_type, ()) if i < len(n.input)}
+    floats = [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and t.name not in weights]
+    return {t.name for t in floats if not (np.abs(numpy_helper.to_array(t)) < MASK).all()}
 
 
 def _float_names(graph: GraphProto) -> set[str]:

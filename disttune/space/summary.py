@@ -39,8 +39,9 @@ class OpSummary:
         weight: its constant weight, or None (e.g. a MatMul of two activations).
         n_macs: multiply-adds for one sample; 0 where they are not counted.
         sources: names of the original nodes that were fused into it (its own name included).
-        has_float_data: whether it computes on float tensors; shape arithmetic on integers does not and
-            is never quantized.
+        has_float_data: whether it computes on float tensors that codes can stand for. Shape arithmetic on
+            integers does not, nor does an op with a constant mask (NaN, infinity, 1e30 and more): they are
+            never quantized.
     """
 
     name: str

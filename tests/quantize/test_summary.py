@@ -184,3 +184,15 @@ def test_an_input_that_is_no_tensor_is_refused():
     model.graph.input.append(helper.make_tensor_sequence_value_info("many", TensorProto.FLOAT, None))
     with pytest.raises(ModelError, match='input "many" is a sequence'):
         input_specs(model)
+
+
+@pytest.mark.parametrize("mask", [-np.inf, np.nan, -3.4e38])
+def test_an_op_with_a_constant_mask_is_never_quantized(mask: float):
+    g = Graph()
+    masked = g.node("Add", "x", g.constant("mask", np.float32([0, mask, 0, 0])), name="masked")
+    g.node("Add", masked, g.constant("bias", np.float32([0, 1, 1e29, 0])), name="biased", output="y")
+    model = g.model([value("x", ["N", 4])], [value("y", ["N", 4])])
+    assert {op.name: op.has_float_data for op in summarize(model, model).ops} == {
+        "masked": False,
+        "biased": True,
+    }
