@@ -8,7 +8,9 @@ from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.config.weight_methods import WEIGHT_METHODS, OptionValue
 
-INTEGER_DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4")
+# Types that only weights have: ONNX has some of them (int2) only lately, others (int3) not at all.
+WEIGHT_DTYPES = tuple(f"{sign}int{bits}" for bits in (2, 3, 5, 6, 7) for sign in ("", "u"))
+INTEGER_DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4", *WEIGHT_DTYPES)
 FLOAT8_DTYPES = ("float8e4m3fn", "float8e5m2")
 FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 QUANTIZED_DTYPES = INTEGER_DTYPES + FLOAT8_DTYPES

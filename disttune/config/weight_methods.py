@@ -31,6 +31,7 @@ def _method(name: str, uses_data: bool, summary: str, **options: OptionValue) ->
 
 
 _ALL = (
+    _method("rtn", False, "Rounds to the nearest code, as onnxruntime does for MatMulNBits.", mse=False),
     _method(
         "gptq", True, "Rounds row by row, the rest makes up for each error (Frantar et al. 2022).",
         percdamp=0.01, block_size=128, act_order=False, mse=False, flip=False, sequential=True,
@@ -39,7 +40,10 @@ _ALL = (
         "awq", True, "Scales inputs so that salient weights lose less, and clips (Lin et al. 2023).",
         scale_search=True, clip_search=True, sequential=True,
     ),
-    _method("hqq", False, "Half-quadratic search of the zero point (Badri and Shaji 2023).", iterations=20),
+    _method(
+        "hqq", False, "Half-quadratic search of the zero point (Badri and Shaji 2023).", iterations=20,
+        float_zero_point=False,
+    ),
     _method("k_quant", False, "Weighted least squares of scale and minimum, as llama.cpp's k-quants."),
     _method(
         "adaround", True, "Learns which way each weight is rounded (Nagel et al. 2020).",

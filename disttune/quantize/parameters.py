@@ -10,7 +10,7 @@ Rules, in the order of onnxruntime's `compute_scale_zp`:
 5. Power-of-two methods then raise the float32 scale to the next power of two, so that nothing clips
    that did not before, and compute an asymmetric zero point from that.
 
-Symmetric 4-bit codes are -8 to 7 with scale 2 * absmax / 15, and symmetric unsigned codes have scale
+Symmetric codes below 8 bits are all in use (-8 to 7 with scale 2 * absmax / 15), and unsigned ones have scale
 2 * absmax / (2**bits - 1), as in onnxruntime: no value is off by more than half a step, and the step is
 finer than that of the narrow range (absmax / 7), which makes the mean error smaller as well.
 """
@@ -32,23 +32,21 @@ IntArray = NDArray[np.int64]
 Range = tuple[float, float]  # rmin, rmax
 Codes = tuple[int, int]  # lowest, highest
 
-_FULL = {
-    "int8": (-128, 127),
-    "uint8": (0, 255),
-    "int16": (-32768, 32767),
-    "uint16": (0, 65535),
-    "int4": (-8, 7),
-    "uint4": (0, 15),
-}
+_BITS = (*range(2, 9), 16)
+_FULL: dict[str, Codes] = {f"uint{bits}": (0, 2**bits - 1) for bits in _BITS}
+_FULL |= {f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in _BITS}
 _SYMMETRIC = {"int8": (-127, 127), "int16": (-32767, 32767)}
-_REDUCED = {  # one bit less: sums of two products stay inside 16 bits on CPUs without VNNI
-    "int8": (-64, 64),
-    "uint8": (0, 127),
-    "int16": (-16384, 16384),
-    "uint16": (0, 32767),
-    "int4": (-4, 3),
-    "uint4": (0, 7),
-}
+_REDUCED: dict[str, Codes] = (
+    _FULL
+    | {  # one bit less: sums of two products stay inside 16 bits on CPUs without VNNI
+        "int8": (-64, 64),
+        "uint8": (0, 127),
+        "int16": (-16384, 16384),
+        "uint16": (0, 32767),
+        "int4": (-4, 3),
+        "uint4": (0, 7),
+    }
+)
 _FLOAT8: dict[str, Any] = {
     "float8e4m3fn": ml_dtypes.float8_e4m3fn,
     "float8e5m2": ml_dtypes.float8_e5m2,
@@ -62,7 +60,7 @@ def code_range(dtype: str, symmetric: bool = False, *, reduce_range: bool = Fals
     Args:
         dtype: an integer type.
         symmetric: int8 and int16 leave out their lowest code then.
-        reduce_range: use 7 of 8 bits (15 of 16, 3 of 4), whether symmetric or not.
+        reduce_range: use 7 of 8 bits (15 of 16, 3 of 4), whether symmetric or not; other types use all.
     """
     if reduce_range:
         return _REDUCED[dtype]

@@ -5,7 +5,8 @@ Rules:
    onnxruntime's tool, and kept inside the codes that the range was spread over.
 2. A group is a run of `group_size` elements along the axis; the last one may be shorter, its range is that of
    its own elements. Scales then have the weight's shape but for the axis.
-3. int4 and uint4 are held one code to the byte, and packed two to the byte, the low four bits first.
+3. Codes of up to 4 bits are held one to the byte, and packed two to the byte, the low four bits first;
+   those of 5 to 7 bits are bytes: a type that ONNX lacks goes as the next larger one.
 4. float8 is held as the bits of its codes.
 """
 
@@ -31,16 +32,14 @@ from disttune.quantize.thresholds.registry import slice_ranges
 CodeArray = NDArray[np.integer[Any]]
 Weight = NDArray[np.floating[Any]]
 HELD_AS: dict[str, type[np.integer[Any]]] = {
-    "int8": np.int8,
-    "uint8": np.uint8,
     "int16": np.int16,
     "uint16": np.uint16,
-    "int4": np.int8,
-    "uint4": np.uint8,
     "float8e4m3fn": np.uint8,
     "float8e5m2": np.uint8,
+    **{f"int{bits}": np.int8 for bits in range(2, 9)},
+    **{f"uint{bits}": np.uint8 for bits in range(2, 9)},
 }
-_FOUR_BIT = ("int4", "uint4")
+FOUR_BIT_DTYPES = tuple(f"{sign}int{bits}" for bits in (2, 3, 4) for sign in ("", "u"))  # rule 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +153,7 @@ def code_range_of(scheme: Scheme, reduce_range: bool = False) -> Codes | None:
 def packed(codes: CodeArray, dtype: str) -> bytes:
     """Codes in ONNX's `raw_data`: little endian; rule 3."""
     flat = np.ravel(codes)
-    if dtype not in _FOUR_BIT:
+    if dtype not in FOUR_BIT_DTYPES:
         return flat.astype(flat.dtype.newbyteorder("<")).tobytes()
     halves = np.zeros(flat.size + flat.size % 2, np.uint8)
     halves[: flat.size] = flat.astype(np.uint8) & 0xF

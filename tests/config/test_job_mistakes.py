@@ -109,7 +109,7 @@ def test_wrong_value_is_told_with_the_rule_it_breaks(section, key, value, text):
 
 
 @pytest.mark.parametrize(("keys", "place", "text"), [
-    ({"weight": {"dtype": "int7"}}, "weight.dtype", 'no dtype "int7". Nearest: "int8". All: bfloat16,'),
+    ({"weight": {"dtype": "int9"}}, "weight.dtype", 'no dtype "int9". Nearest: "int8". All: bfloat16,'),
     ({"weight": {"dtype": []}}, "weight.dtype", "must hold at least one value; [] was given"),
     ({"weight": {"dtype": ["int8", 8]}}, "weight.dtype", "must be text in quotes; 8 was given"),
     ({"weight": {"symmetric": "yes"}}, "weight.symmetric", 'must be true or false; "yes" was given'),

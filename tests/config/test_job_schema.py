@@ -66,7 +66,7 @@ def test_full_example_fits():
     {"tuning": {"max_trial": 1}}, {"tuning": {"max_trials": 0}}, {"tuning": {"max_trials": "1"}},
     {"tunning": {}}, {"tuning": {"strategy": ""}}, {"runtime": {"heartbeat": 0}},
     {"accuracy": {"criterion": "relativ"}}, {"model": {}}, {"quantization": {"accuracy_level": 5}},
-    {"quantization": {"op_types": {"Conv": {"weight": {"dtype": ["int7"]}}}}},
+    {"quantization": {"op_types": {"Conv": {"weight": {"dtype": ["int9"]}}}}},
     {"quantization": {"recipes": {"first": True}}}, {"quantization": {"recipes": {"dedicated_qdq_pair": 1}}},
     {"calibration": {"samples": []}}, {"tuning": {"objective": "sise"}},
     {"tuning": {"objective": {"sise": 1}}},

@@ -193,6 +193,19 @@ def test_a_weight_alone_has_codes_in_a_weight_only_op():
     assert relative_error(model, t) < 0.01
 
 
+@pytest.mark.parametrize("dtype", ["int2", "uint2", "int3", "uint5", "int6", "uint7"])
+def test_a_weight_of_any_bits_goes_in_the_next_larger_type(dtype):
+    bits, t = int(dtype[-1]), Pair(attention(), T=4)
+    config = OpConfig("weight_only", Scheme(dtype, dtype.startswith("int"), "per_channel"))
+    model = t.build_fast({"up": config})
+    (codes,) = (t for t in model.graph.initializer if t.name.endswith("_quantized"))
+    assert onnx.TensorProto.DataType.Name(codes.data_type).lower() == dtype.replace(
+        str(bits), "4" if bits < 4 else "8"
+    )
+    assert len(np.unique(onnx.numpy_helper.to_array(codes).astype(int))) <= 2**bits
+    assert relative_error(model, t) < 2.0 ** (2 - bits)
+
+
 def test_a_weight_only_op_needs_a_weight():
     with pytest.raises(
         TrialError, match="op scores: a MatMul without a constant weight has no weight-only form"
@@ -203,7 +216,8 @@ def test_a_weight_only_op_needs_a_weight():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (static("int8", "int3"), 'op up: engine "fast" has no int3; it has int8, uint8, int16,'),
+        (static("int8", "int9"), 'op up: engine "fast" has no int9; it has int8, uint8, int16,'),
+        (static("int8", "int3"), "op up: int3 is a type of weights; ONNX quantizes no activation to it"),
         (OpConfig("static", Scheme("int8", True)), "op up: static quantization needs a scheme for the act"),
         (static("uint8", "int8"), "op up: onnxruntime does not do int8 activations with uint8 weights"),
         (

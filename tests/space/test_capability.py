@@ -80,7 +80,7 @@ def test_dynamic_rows_need_no_method_of_the_engine():
         ("[[rows]]", "[rows]", "rows: must be a list"),
         ('"static"', '"static"\nneeds_weight = 1', 'needs_weight: no value "1"'),
         ("weight = {", "needs_weight = true #", "needs_weight without a weight"),
-        ("[[rows]]", "weights_alone = ['int3']\n[[rows]]", 'weights_alone: no value "int3"'),
+        ("[[rows]]", "weights_alone = ['int9']\n[[rows]]", 'weights_alone: no value "int9"'),
         (
             "[[rows]]",
             "[recipes]\nquantise_bias = 1\n[[rows]]",

@@ -19,18 +19,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from disttune.config.errors import InternalError, TrialError
-from disttune.config.schemes import Scheme
+from disttune.config.schemes import FLOAT8_DTYPES, Scheme
 from disttune.evaluate.probes.output_error import mean_error
 from disttune.evaluate.probes.registry import ProbeTools, register_probe
 from disttune.evaluate.user_code import describe_exception, load_function
+from disttune.quantize.parameters import code_range
 from disttune.quantize.summary import channel_axis
 from disttune.space.candidate import Candidate
 
 STEP = 1e-2  # of the rms of the weight
 MIN_VECTORS = 4
 RELATIVE_ERROR = 0.1
-LEVELS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "uint16": (0, 65535),
-          "int4": (-8, 7), "uint4": (0, 15)}  # fmt: skip
 Array = NDArray[np.float32]
 Loss = Callable[[list[Any], int], float]  # (outputs, number of the feed)
 
@@ -69,9 +68,9 @@ def squared_error(weight: Array, scheme: Scheme, axis: int | None) -> float:
         scheme: dtype, symmetry and granularity count.
         axis: of the channels.
     """
-    if scheme.dtype not in LEVELS:
+    if scheme.dtype in FLOAT8_DTYPES:
         raise TrialError(f"no error of a weight in {scheme.dtype} is known")
-    low, high = LEVELS[scheme.dtype]
+    low, high = code_range(scheme.dtype)
     rows = weight.reshape(1, -1)
     if scheme.granularity == "per_group":
         rows = np.reshape(np.moveaxis(weight, 0, -1), (-1, scheme.group_size or 1))

@@ -11,10 +11,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from disttune.quantize.algorithms.grid import CodeArray, Grid, grid_of
+from disttune.quantize.algorithms.grid import CodeArray, Grid
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.objective import Objective
 from disttune.quantize.algorithms.registry import register_layer_algorithm
+from disttune.quantize.algorithms.rounded import Rounded
 from disttune.quantize.parameters import Codes
 
 _COLUMNS = 32  # moved at a time: what belongs to them stays in the processor's cache
@@ -29,15 +30,15 @@ class Flip:
     needs_inputs: ClassVar[bool] = True
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        grid = grid_of(problem.weight, problem.scheme)
-        codes = grid.round(problem.weight)
-        loss = loss_rtn = 0.0
-        for i in range(len(codes)):
-            part, objective = grid.part(i), Objective.of(problem, i)
-            loss_rtn += objective.loss(part.values(codes[i : i + 1])[0])
-            codes[i] = descend(objective, part, codes[i])
-            loss += objective.loss(part.values(codes[i : i + 1])[0])
-        return grid.solution(codes, loss=loss, loss_rtn=loss_rtn)
+        plain = Rounded.plainly(problem.weight, problem.scheme)
+        objectives = Objective.of_parts(problem)
+        return descended(plain, objectives).solution(objectives, plain)
+
+
+def descended(start: Rounded, objectives: list[Objective]) -> Rounded:
+    """All parts of a layer after `descend`."""
+    parts = enumerate(zip(objectives, start.codes, strict=True))
+    return replace(start, codes=np.stack([descend(o, start.grid.part(i), codes) for i, (o, codes) in parts]))
 
 
 def descend(objective: Objective, grid: Grid, codes: CodeArray) -> CodeArray:

@@ -8,6 +8,7 @@ Rules:
    that of its own rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from disttune.quantize.parameters import Codes, code_range, parameter_arrays
 from disttune.quantize.thresholds.registry import slice_ranges
 
 CodeArray = NDArray[np.int32]
+Parameters = tuple[NDArray[np.float32], NDArray[Any]]  # scale, zero point
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,11 +48,11 @@ class Grid:
 
     def steps(self, n_rows: int) -> Floats:
         """Scales in a shape that broadcasts against a weight of so many rows, float64."""
-        return self._for_rows(self.scale, n_rows).astype(np.float64)
+        return self.for_rows(self.scale, n_rows).astype(np.float64)
 
     def zeros(self, n_rows: int) -> Floats:
         """Zero points in a shape that broadcasts against a weight of so many rows, float64."""
-        return self._for_rows(self.zero_point, n_rows).astype(np.float64)
+        return self.for_rows(self.zero_point, n_rows).astype(np.float64)
 
     def round(self, weight: Floats) -> CodeArray:
         """Rule 2.
@@ -60,8 +62,8 @@ class Grid:
         """
         n_rows = weight.shape[-2]
         with np.errstate(over="ignore"):  # beyond float32 is beyond the codes as well
-            steps = weight.astype(np.float32) / self._for_rows(self.scale, n_rows)
-        zero_point = self._for_rows(self.zero_point, n_rows)
+            steps = weight.astype(np.float32) / self.for_rows(self.scale, n_rows)
+        zero_point = self.for_rows(self.zero_point, n_rows)
         if np.issubdtype(zero_point.dtype, np.integer):
             steps = np.rint(steps) + zero_point
         else:
@@ -73,11 +75,20 @@ class Grid:
         """Rule 1, in float64; codes of shape (n_parts, K, N)."""
         return (codes - self.zeros(codes.shape[-2])) * self.steps(codes.shape[-2])
 
+    def sums(self, costs: Floats) -> Floats:
+        """Sums of what each value costs over the values that share a scale; shape (n_parts, n_groups, N).
+
+        Args:
+            costs: shape (n_parts, K, N).
+        """
+        return np.add.reduceat(costs, range(0, costs.shape[1], self.group_size or costs.shape[1]), axis=1)
+
     def solution(self, codes: CodeArray, **report: float) -> LayerSolution:
         """A layer's codes on this grid."""
         return LayerSolution(codes, self.scale, self.zero_point, report=report)
 
-    def _for_rows(self, values: NDArray[Any], n_rows: int) -> NDArray[Any]:
+    def for_rows(self, values: NDArray[Any], n_rows: int) -> NDArray[Any]:
+        """What is said of each scale, in a shape that broadcasts against a weight of so many rows."""
         if self.group_size is None:
             return values
         return np.repeat(values, self.group_size, axis=-2)[..., :n_rows, :]
@@ -93,35 +104,45 @@ def grid_of(weight: Floats, scheme: Scheme, threshold: str = "minmax") -> Grid:
     Raises:
         TrialError: the weight holds NaN or infinity, or the type is float8.
     """
+    plain = replace(scheme, method=threshold, parameter=METHODS[threshold], options=())
+
+    def parameters(rows: Floats) -> Parameters:
+        scale, zero_point = parameter_arrays(*slice_ranges(rows.astype(np.float32), plain), plain)
+        return scale, zero_point.astype(np.int32)
+
+    check_integer_codes(scheme, weight)
+    return grid_from(weight, scheme, code_range(scheme.dtype, scheme.symmetric), parameters)
+
+
+def check_integer_codes(scheme: Scheme, weight: Floats) -> None:
+    """Raise TrialError where a weight has no integer codes by a scheme."""
     if scheme.dtype in FLOAT8_DTYPES:
         raise TrialError(f"weight method {scheme.method} gives integer codes; {scheme.dtype} has none")
     if not np.isfinite(weight).all():
         raise TrialError("the weight holds NaN or infinity, which have no code. Leave the op in float32.")
-    scale, zero_point = _tables(weight, scheme, threshold)
-    return Grid(scale, zero_point, code_range(scheme.dtype, scheme.symmetric), scheme.group_size)
 
 
-def _tables(weight: Floats, scheme: Scheme, threshold: str) -> tuple[NDArray[np.float32], CodeArray]:
-    """Scales and zero points in the shape of a grid's."""
+def grid_from(
+    weight: Floats, scheme: Scheme, codes: Codes, parameters: Callable[[Floats], Parameters]
+) -> Grid:
+    """A grid whose scales and zero points a function finds for slices of the weight.
+
+    Args:
+        weight: shape (n_parts, K, N).
+        scheme: its granularity makes the slices.
+        codes: lowest and highest in use.
+        parameters: of slices as rows (n_slices, n_values) to scale and zero point, each (n_slices,).
+    """
     n_parts, n_rows, n_columns = weight.shape
     if scheme.granularity == "per_tensor":
-        scale, zero_point = _parameters(weight.reshape(1, -1), scheme, threshold)
-        return scale.reshape(1, 1, 1), zero_point.reshape(1, 1, 1)
+        scale, zero_point = parameters(weight.reshape(1, -1))
+        return Grid(scale.reshape(1, 1, 1), zero_point.reshape(1, 1, 1), codes)
     size = scheme.group_size or max(n_rows, 1)
     found = [
-        _parameters(
-            weight[:, i : i + size].swapaxes(1, 2).reshape(-1, min(size, n_rows - i)), scheme, threshold
-        )
+        parameters(weight[:, i : i + size].swapaxes(1, 2).reshape(-1, min(size, n_rows - i)))
         for i in range(0, n_rows, size)
     ]
     shape = (n_parts, 1, n_columns)
     scales = np.concatenate([scale.reshape(shape) for scale, _ in found], axis=1)
-    return scales, np.concatenate([zero_point.reshape(shape) for _, zero_point in found], axis=1)
-
-
-def _parameters(rows: Floats, scheme: Scheme, threshold: str) -> tuple[NDArray[np.float32], CodeArray]:
-    """Scale and zero point of each row."""
-    plain = replace(scheme, method=threshold, parameter=METHODS[threshold], options=())
-    ranges = slice_ranges(np.ascontiguousarray(rows, np.float32), plain)
-    scale, zero_point = parameter_arrays(*ranges, plain)
-    return scale, zero_point.astype(np.int32)
+    zero_points = np.concatenate([zero_point.reshape(shape) for _, zero_point in found], axis=1)
+    return Grid(scales, zero_points, codes, scheme.group_size)

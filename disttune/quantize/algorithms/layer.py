@@ -62,7 +62,8 @@ class LayerSolution:
 
     Args:
         codes: int32 within the range of the scheme's type, shape (n_parts, K, N).
-        scale: float32 > 0, shape (1, 1, 1), (n_parts, 1, N) or (n_parts, n_groups, N).
+        scale: float32, not zero; shape (1, 1, 1), (n_parts, 1, N) or (n_parts, n_groups, N). Some of rtn's
+            are below zero.
         zero_point: int32, shape of `scale`; float32 only where the algorithm's option says so.
         input_scale: the layer's inputs are divided by it, channel by channel (AWQ); float32, shape (K,);
             None for ones.

@@ -32,6 +32,11 @@ class Objective:
     n_rows: int = 1
 
     @classmethod
+    def of_parts(cls, problem: LayerProblem) -> list[Self]:
+        """The costs of all parts of a layer; raises as `of`."""
+        return [cls.of(problem, i) for i in range(len(problem.weight))]
+
+    @classmethod
     def of(cls, problem: LayerProblem, part: int) -> Self:
         """The cost of a part of a layer.
 
@@ -61,10 +66,6 @@ class Objective:
         error = self.weight - values
         losses: Floats = np.einsum("kn,kn->n", error, self.gram @ error)
         return losses
-
-    def loss(self, values: Floats) -> float:
-        """Sum over the columns of d^T H d / T, as `LayerSolution.report` states it."""
-        return float(self.losses(values).sum()) / self.n_rows
 
 
 def _corrected(weight: Floats, gram: Floats, cross: Floats) -> Floats:

@@ -12,7 +12,14 @@ from onnx import ModelProto
 
 from disttune.config.errors import InternalError, TrialError
 from disttune.config.recipes import RecipeValue
-from disttune.config.schemes import FLOAT8_DTYPES, METHODS, QUANTIZED_DTYPES, OpConfig, Scheme
+from disttune.config.schemes import (
+    FLOAT8_DTYPES,
+    METHODS,
+    QUANTIZED_DTYPES,
+    WEIGHT_DTYPES,
+    OpConfig,
+    Scheme,
+)
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.builder.constants import ConstantStore
 from disttune.quantize.builder.dynamic_ops import DynamicWriter, check_dynamic, stays_in_float
@@ -199,6 +206,10 @@ def _check_static(op: str, config: OpConfig) -> None:
     weight, activation = config.weight, config.activation
     if activation is None:
         raise TrialError(f"op {op}: static quantization needs a scheme for the activations")
+    if activation.dtype in WEIGHT_DTYPES:
+        raise TrialError(
+            f"op {op}: {activation.dtype} is a type of weights; ONNX quantizes no activation to it"
+        )
     if activation.granularity != "per_tensor":
         raise TrialError(f"op {op}: activations are quantized per tensor, not {activation.granularity}")
     if weight is not None and activation.dtype == "int8" and weight.dtype == "uint8":

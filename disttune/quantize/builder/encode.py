@@ -21,10 +21,18 @@ ONNX_TYPES = {
     "float32": TensorProto.FLOAT,
     "float8e4m3fn": TensorProto.FLOAT8E4M3FN,
     "float8e5m2": TensorProto.FLOAT8E5M2,
+    # Of weights: in the next larger type that every opset with 4 bits has.
+    **{f"int{bits}": TensorProto.INT4 if bits < 4 else TensorProto.INT8 for bits in (2, 3, 5, 6, 7)},
+    **{f"uint{bits}": TensorProto.UINT4 if bits < 4 else TensorProto.UINT8 for bits in (2, 3, 5, 6, 7)},
 }
 
 # numpy's type for an array of codes, where it has another name.
-_HELD_AS = {"int4": "int8", "uint4": "uint8", "float8e4m3fn": "uint8", "float8e5m2": "uint8"}
+_HELD_AS = {
+    "float8e4m3fn": "uint8",
+    "float8e5m2": "uint8",
+    **{f"int{bits}": "int8" for bits in range(2, 8)},
+    **{f"uint{bits}": "uint8" for bits in range(2, 8)},
+}
 
 
 def encode(array: NDArray[Any], dtype: str) -> TensorProto:

@@ -25,6 +25,7 @@ from disttune.quantize.digest import serialize
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.topology import default_opset
+from disttune.quantize.weights import FOUR_BIT_DTYPES
 
 _FLOAT8_OPSET = 19
 _FULL_OPSET = 21
@@ -67,7 +68,7 @@ class Opsets:
                 return self.lowest, MS_DOMAIN
         if not dtypes.isdisjoint(FLOAT8_DTYPES):
             return self._raised(_FLOAT8_OPSET, "float8"), ""
-        has_4_bits = not dtypes.isdisjoint(("int4", "uint4"))
+        has_4_bits = not dtypes.isdisjoint(FOUR_BIT_DTYPES)
         return self.lowest, MS_DOMAIN if has_4_bits and self.lowest.opset < _FULL_OPSET else ""
 
     def _raised(self, opset: int, reason: str) -> FloatModel:

@@ -1,0 +1,75 @@
+"""RTN, plain rounding, to the bit as onnxruntime's blockwise quantizer does it for MatMulNBits.
+
+Rules:
+1. Asymmetric: the range is made to contain zero and spread over all codes.
+2. Symmetric: the value furthest from zero, w, falls on the lowest code: scale = w / -2^(bits - 1), which is
+   negative for w > 0. All codes are used, and nothing but values near -w clips.
+3. Values are multiplied by the reciprocal of the scale in float32, halves rounded up.
+4. A group of zeros has scale 1 (onnxruntime's has 0, and means the same).
+5. With `mse`, the range with the least squared error where that beats rules 1 to 3.
+"""
+
+from typing import ClassVar
+
+import numpy as np
+
+from disttune.quantize.algorithms.grid import CodeArray, Grid, Parameters, check_integer_codes, grid_from
+from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
+from disttune.quantize.algorithms.registry import register_layer_algorithm
+from disttune.quantize.algorithms.rounded import Rounded
+from disttune.quantize.parameters import code_range
+
+
+@register_layer_algorithm("rtn")
+class Rtn:
+    """Source: onnxruntime 1.31, mlas/lib/q4_dq.cpp; rule 2 is llama.cpp's Q4_0."""
+
+    needs_inputs: ClassVar[bool] = False
+
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        scheme, weight = problem.scheme, problem.weight
+        check_integer_codes(scheme, weight)
+        codes = code_range(scheme.dtype)
+        parameters = _symmetric if scheme.symmetric else _asymmetric
+        grid = grid_from(weight, scheme, codes, lambda rows: parameters(rows, *codes))
+        plain = Rounded(grid, _codes(weight, grid))
+        found = plain
+        if scheme.option("mse"):
+            found = plain.with_less_error(Rounded.plainly(weight, scheme, "mse"), weight)
+        return found.solution_without_data(problem, plain)
+
+
+def _symmetric(rows: Floats, lowest: int, highest: int) -> Parameters:
+    """Rule 2."""
+    low, high = _ends(rows)
+    half = (highest - lowest + 1) // 2
+    scale = np.where(high > -low, high, low) / np.float32(-half)
+    return _never_zero(scale), np.full(len(rows), lowest + half, np.int32)
+
+
+def _asymmetric(rows: Floats, lowest: int, highest: int) -> Parameters:
+    """Rule 1."""
+    low, high = _ends(rows)
+    scale = (high - low) / np.float32(highest - lowest)
+    zero_point = np.floor((-low / _never_zero(scale)).astype(np.float64) + 0.5)
+    return _never_zero(scale), (np.clip(zero_point, 0, highest - lowest) + lowest).astype(np.int32)
+
+
+def _codes(weight: Floats, grid: Grid) -> CodeArray:
+    """Rule 3."""
+    lowest, highest = grid.codes
+    n_rows = weight.shape[1]
+    zeros = (grid.for_rows(grid.zero_point, n_rows) - lowest).astype(np.float32)
+    steps = weight.astype(np.float32) * grid.for_rows(np.float32(1) / grid.scale, n_rows) + zeros
+    codes: Floats = np.clip(np.floor(steps.astype(np.float64) + 0.5), 0, highest - lowest) + lowest
+    return codes.astype(np.int32)
+
+
+def _ends(rows: Floats) -> tuple[np.ndarray, np.ndarray]:
+    values = rows.astype(np.float32)
+    return values.min(axis=1, initial=0), values.max(axis=1, initial=0)
+
+
+def _never_zero(scale: np.ndarray) -> np.ndarray:
+    """Rule 4; also for scales whose reciprocal is no float32 number."""
+    return np.where(np.abs(scale) < np.finfo(np.float32).tiny, np.float32(1), scale)
