@@ -16,8 +16,9 @@ from disttune.config.errors import ModelError, TrialError
 from disttune.config.nearest import unknown_name
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.export import save_model
-from disttune.quantize.shared_tensors import SharedTensors
+from disttune.quantize.shared_tensors import SharedTensors, give_to_session
 from disttune.quantize.size import LARGE_BYTES, model_bytes
+from disttune.quantize.tensor_memory import in_memory, whole_model
 
 _SESSION_NAMES = frozenset(n for n in dir(onnxruntime.InferenceSession) if not n.startswith("_")) | {"_sess"}
 
@@ -49,6 +50,8 @@ class QuantizedModel(os.PathLike[str]):
         directory: Path | None = None,
         shared: SharedTensors | None = None,
     ):
+        if isinstance(source, onnx.ModelProto) and any(map(in_memory, source.graph.initializer)):
+            source = Blueprint(source, {})
         self._blueprint = source if isinstance(source, Blueprint) else None
         self._proto = None if isinstance(source, Blueprint) else source
         self._shared = shared or SharedTensors()
@@ -56,6 +59,7 @@ class QuantizedModel(os.PathLike[str]):
         self._providers = tuple(providers)
         self._directory = directory
         self._session: onnxruntime.InferenceSession | None = None
+        self._values: dict[str, Any] = {}  # the session reads them
         self._path: Path | None = None
         self._size_bytes: int | None = None
         self._remove_file: weakref.finalize[..., QuantizedModel] | None = None
@@ -64,7 +68,7 @@ class QuantizedModel(os.PathLike[str]):
     def proto(self) -> onnx.ModelProto:
         if self._proto is None:
             assert self._blueprint is not None
-            self._proto = self._blueprint.model()
+            self._proto = whole_model(self._blueprint.model())
         return self._proto
 
     @property
@@ -83,7 +87,7 @@ class QuantizedModel(os.PathLike[str]):
                 self._directory.mkdir(parents=True, exist_ok=True)
             folder = tempfile.mkdtemp(prefix="model-", dir=self._directory)
             self._remove_file = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            save_model(self.proto, Path(folder, "model.onnx"))
+            self.save(Path(folder, "model.onnx"))
             self._path = Path(folder, "model.onnx")
         return self._path
 
@@ -109,19 +113,14 @@ class QuantizedModel(os.PathLike[str]):
         return self._session
 
     def _session_source(self, options: onnxruntime.SessionOptions) -> str | bytes:
-        """What a session is made from; a blueprint's tensors are handed over in the options.
-
-        The provider takes a tensor without a copy only when it is named in both ways.
-        """
-        if self._blueprint is not None:
-            data, values = self._shared.session_parts(self._blueprint)
-            options.add_external_initializers(list(values), list(values.values()))
-            for name, value in values.items():
-                options.add_initializer(name, value)
-            return data
-        if self.size_bytes >= LARGE_BYTES:
+        """What a session is made from; tensors in memory are handed over in the options."""
+        if self._blueprint is None and self.size_bytes >= LARGE_BYTES:
             return str(self.path)
-        return bytes(self.proto.SerializeToString())
+        if self._blueprint is None:
+            return bytes(self.proto.SerializeToString())
+        data, self._values = self._shared.session_parts(self._blueprint)
+        give_to_session(self._values, options)
+        return data
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
@@ -132,11 +131,12 @@ class QuantizedModel(os.PathLike[str]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as plain ONNX, with external data beside it when it is larger than 2 GB."""
-        save_model(self.proto, Path(path))
+        blueprint = self._blueprint
+        save_model(self.proto if blueprint is None else blueprint.model(), Path(path))
 
     def close(self) -> None:
         """Remove the file and end the session. Both come back when they are asked for again."""
-        self._session = None
+        self._session, self._values = None, {}
         if self._remove_file is not None:
             self._remove_file()
         self._path = self._remove_file = None
@@ -158,7 +158,8 @@ class QuantizedModel(os.PathLike[str]):
         self.close()
 
     def __repr__(self) -> str:
-        return f"QuantizedModel({len(self.proto.graph.node)} nodes, {self.size_bytes} bytes)"
+        graph = self._blueprint.skeleton.graph if self._blueprint else self.proto.graph
+        return f"QuantizedModel({len(graph.node)} nodes, {self.size_bytes} bytes)"
 
 
 def check_providers(providers: Sequence[str], where: str = "model.providers") -> None:

@@ -10,12 +10,13 @@ initializer is there.
 
 import functools
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from disttune.config.errors import InternalError
+from disttune.quantize.tensor_memory import Bytes, in_memory, known_description, raw_values
 from disttune.quantize.topology import all_nodes, sort_nodes
 
 _DIGEST_BYTES = 16
@@ -51,21 +52,32 @@ def describe_tensor(tensor: TensorProto) -> bytes:
     Raises:
         InternalError: it lies in a file.
     """
+    if in_memory(tensor):
+        return known_description(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
         raise InternalError(f'tensor "{tensor.name}" lies in a file; load the external data first')
-    head = [str(tensor.data_type).encode(), str(list(tensor.dims)).encode()]
     if tensor.data_type == TensorProto.STRING:
+        head = [str(tensor.data_type).encode(), str(list(tensor.dims)).encode()]
         return _hash("tensor", [*head, *tensor.string_data])
-    if tensor.HasField("raw_data"):
-        return _hash("tensor", [*head, tensor.raw_data])
-    return _hash("tensor", [*head, numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data])
+    return describe_values(raw_values(tensor), tensor.data_type, tensor.dims)
+
+
+def describe_values(values: Bytes, data_type: int, dims: Sequence[int]) -> bytes:
+    """`describe_tensor` of a tensor with these values.
+
+    Args:
+        values: as in `raw_data`.
+        data_type: of ONNX.
+        dims: shape.
+    """
+    return _hash("tensor", [str(data_type).encode(), str(list(dims)).encode(), values.data])
 
 
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _hash(kind: str, parts: Iterable[bytes]) -> bytes:
+def _hash(kind: str, parts: Iterable[bytes | memoryview]) -> bytes:
     """Digest of a list of byte strings: lengths go in, so that no two lists run together."""
     state = hashlib.blake2b(kind.encode(), digest_size=_DIGEST_BYTES)
     for part in parts:

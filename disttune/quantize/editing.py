@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from disttune.quantize.tensor_memory import tensor_values
 from disttune.quantize.topology import captured_names, sort_nodes, unused_name
 
 Array = NDArray[Any]
@@ -71,7 +72,7 @@ class GraphEditor:
 
     def array(self, constant: str) -> Array:
         """Values of an initializer; not to be written to."""
-        return numpy_helper.to_array(self._tensors[constant])
+        return tensor_values(self._tensors[constant])
 
     def value(self, constant: str) -> float | None:
         """The one value of a float32 initializer, or None."""

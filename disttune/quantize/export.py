@@ -10,11 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from disttune.config.errors import RunDirectoryError
 from disttune.quantize.digest import serialize
 from disttune.quantize.size import LARGE_BYTES, model_bytes
+from disttune.quantize.tensor_memory import (
+    n_value_bytes,
+    raw_values,
+    whole_model,
+    whole_tensor,
+    without_initializers,
+)
 
 _ALIGNMENT = 4096  # so that the data can be mapped
 _MIN_EXTERNAL_BYTES = 1024  # shapes, scales and the like stay in the model, where shape inference sees them
@@ -34,7 +41,7 @@ def save_model(model: ModelProto, path: Path, external_from_bytes: int = LARGE_B
     try:
         if model_bytes(model) < external_from_bytes:
             with replaced_file(path) as file:
-                file.write(serialize(model))
+                file.write(serialize(whole_model(model)))
             data_path.unlink(missing_ok=True)  # of a larger model before this one
         else:
             with replaced_file(path) as file:
@@ -66,51 +73,21 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
 
 def _write_tensors(model: ModelProto, file: BinaryIO, location: str) -> ModelProto:
     """Write the initializers one after the other; returns the model that refers to them."""
-    skeleton = _without_initializers(model)
+    skeleton = without_initializers(model)
     for tensor in model.graph.initializer:
         kept = skeleton.graph.initializer.add()
-        raw = _raw_data(tensor)
-        if raw is None or len(raw) < _MIN_EXTERNAL_BYTES:
-            kept.CopyFrom(tensor)
+        if tensor.data_type == TensorProto.STRING or n_value_bytes(tensor) < _MIN_EXTERNAL_BYTES:
+            kept.CopyFrom(whole_tensor(tensor))
             continue
+        raw = raw_values(tensor)
         file.write(bytes(-file.tell() % _ALIGNMENT))
         kept.name, kept.data_type = tensor.name, tensor.data_type
         kept.dims.extend(tensor.dims)
         kept.data_location = TensorProto.EXTERNAL
         for key, value in (("location", location), ("offset", file.tell()), ("length", len(raw))):
             kept.external_data.add(key=key, value=str(value))
-        file.write(raw)
+        file.write(raw.data)
     return skeleton
-
-
-def _without_initializers(model: ModelProto) -> ModelProto:
-    """A copy of everything but the tensors, so that a large model is never in memory twice."""
-    copy = ModelProto()
-    for field, value in model.ListFields():
-        if field.name == "graph":
-            for part, content in value.ListFields():
-                if part.name != "initializer":
-                    _copy_field(copy.graph, part.name, content)
-        else:
-            _copy_field(copy, field.name, value)
-    return copy
-
-
-def _copy_field(target: object, name: str, value: object) -> None:
-    current = getattr(target, name)
-    if hasattr(current, "MergeFrom"):
-        current.MergeFrom(value)
-    else:
-        setattr(target, name, value)
-
-
-def _raw_data(tensor: TensorProto) -> bytes | None:
-    """The bytes of a tensor; None for strings, which have no raw form."""
-    if tensor.data_type == TensorProto.STRING:
-        return None
-    if tensor.HasField("raw_data"):
-        return bytes(tensor.raw_data)
-    return bytes(numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data)
 
 
 def _sync_folder(folder: Path) -> None:

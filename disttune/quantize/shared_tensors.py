@@ -4,15 +4,18 @@ A tensor is known by its identity: an engine hands out the same message for the 
 lives.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnxruntime
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto
 
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.counts import count_quantized
 from disttune.quantize.digest import describe_tensor, model_digest
+from disttune.quantize.size import field_bytes, model_bytes_with, tensor_bytes
+from disttune.quantize.tensor_memory import in_memory, tensor_values, whole_tensor
 
 # What an OrtValue can be made of without a copy in another type; other tensors go into the model itself.
 SHAREABLE = (
@@ -55,38 +58,35 @@ class SharedTensors:
 
     def size_bytes(self, blueprint: Blueprint) -> int:
         """Length of the whole model as a file, without making it."""
-        skeleton = blueprint.skeleton
-        before = skeleton.graph.ByteSize()
-        after = before
-        for name, tensor in blueprint.tensors.items():
-            n_bytes = self._of(tensor).n_bytes_unnamed + _field(len(name.encode()))
-            after += _field(n_bytes)
-        return int(skeleton.ByteSize()) - _field(before) + _field(after)
+        return model_bytes_with(
+            blueprint.skeleton,
+            (
+                self._of(tensor).n_bytes_unnamed + field_bytes(len(name.encode()))
+                for name, tensor in blueprint.tensors.items()
+            ),
+        )
 
     def session_parts(self, blueprint: Blueprint) -> tuple[bytes, dict[str, Any]]:
-        """A model whose shared tensors are only named, and their values as `OrtValue` by name."""
-        model = ModelProto()
-        model.CopyFrom(blueprint.skeleton)
-        values = {}
+        """A model whose shared tensors are only named, and their values as `OrtValue` by name.
+
+        The values have to be kept for as long as a session uses them.
+        """
+        model, values = session_model(blueprint.skeleton)
         for name, tensor in blueprint.tensors.items():
             added = model.graph.initializer.add()
             if tensor.data_type not in SHAREABLE:
-                added.CopyFrom(tensor)
+                added.CopyFrom(whole_tensor(tensor))
                 added.name = name
                 continue
             values[name], n_bytes = self._value(tensor)
-            added.name = name
-            added.data_type = tensor.data_type
-            added.dims.extend(tensor.dims)
-            added.data_location = TensorProto.EXTERNAL
-            for key, text in (("location", _EXTERNAL_PLACE), ("offset", "0"), ("length", str(n_bytes))):
-                added.external_data.add(key=key, value=text)
+            added.CopyFrom(_named_only(name, tensor, n_bytes))
         return model.SerializeToString(), values
 
     def _of(self, tensor: TensorProto) -> _Facts:
         facts = self._facts.get(id(tensor))
         if facts is None:
-            unnamed = int(tensor.ByteSize()) - (_field(len(tensor.name.encode())) if tensor.name else 0)
+            name = field_bytes(len(tensor.name.encode())) if tensor.name else 0
+            unnamed = tensor_bytes(tensor) - name
             facts = self._facts[id(tensor)] = _Facts(tensor, describe_tensor(tensor), unnamed)
         return facts
 
@@ -94,12 +94,46 @@ class SharedTensors:
         self._of(tensor)  # keeps the tensor
         value = self._values.get(id(tensor))
         if value is None:
-            array = numpy_helper.to_array(tensor)
+            array = tensor_values(tensor)
             ort_value = onnxruntime.OrtValue.ortvalue_from_numpy(array)
             value = self._values[id(tensor)] = (ort_value, array.nbytes)
         return value
 
 
-def _field(n_bytes: int) -> int:
-    """Length of a protobuf field with so many bytes, its tag of one byte and the length included."""
-    return 1 + max(1, -(-n_bytes.bit_length() // 7)) + n_bytes
+def session_model(model: ModelProto) -> tuple[ModelProto, dict[str, Any]]:
+    """A model whose tensors in memory are only named, and their values as `OrtValue` by name."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    values = {}
+    for tensor in named.graph.initializer:
+        if not in_memory(tensor):
+            continue
+        if tensor.data_type in SHAREABLE:
+            array = tensor_values(tensor)
+            values[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+            tensor.CopyFrom(_named_only(tensor.name, tensor, array.nbytes))
+        else:
+            tensor.CopyFrom(whole_tensor(tensor))
+    return named, values
+
+
+def give_to_session(values: Mapping[str, Any], options: onnxruntime.SessionOptions, cpu: bool = True) -> None:
+    """Hand values over to the session that will be made with these options.
+
+    The CPU provider takes a tensor without a copy only when it is named in both ways; others keep weights
+    in memory of their own.
+    """
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    if cpu:
+        for name, value in values.items():
+            options.add_initializer(name, value)
+
+
+def _named_only(name: str, tensor: TensorProto, n_bytes: int) -> TensorProto:
+    """A tensor without values, which a session is to be given."""
+    reference = TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims)
+    reference.data_location = TensorProto.EXTERNAL
+    for key, text in (("location", _EXTERNAL_PLACE), ("offset", "0"), ("length", str(n_bytes))):
+        reference.external_data.add(key=key, value=text)
+    return reference

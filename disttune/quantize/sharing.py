@@ -19,11 +19,10 @@ input a graph inside a node reads.
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
-from onnx import numpy_helper
-
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
 from disttune.quantize.builder.tensor_schemes import WeightCopies
 from disttune.quantize.sources import WEIGHT_INPUTS
+from disttune.quantize.tensor_memory import tensor_values
 
 UNIT_RANGE = "0 to 1"
 
@@ -281,7 +280,7 @@ def _pads_with_known_codes(model: FloatModel, node: FloatNode) -> bool:
             if len(node.inputs) < 3 or not node.inputs[2]:
                 return True
             value = model.constants.get(node.inputs[2])
-            return value is not None and float(numpy_helper.to_array(value).item()) == 0
+            return value is not None and float(tensor_values(value).item()) == 0
     return False
 
 

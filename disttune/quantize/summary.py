@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 from onnx.helper import get_attribute_value, tensor_dtype_to_np_dtype
 
 from disttune.config.errors import ModelError
 from disttune.quantize.size import model_bytes
 from disttune.quantize.sources import WEIGHT_INPUTS, trace_sources
+from disttune.quantize.tensor_memory import tensor_values
 from disttune.quantize.topology import all_tensors, default_opset
 from disttune.space.summary import ModelSummary, OpSummary, WeightSummary
 
@@ -150,7 +151,7 @@ def _masks(graph: GraphProto) -> set[str]:
     """Float constants, weights apart, with values that no scale should be made for."""
     weights = {n.input[i] for n in graph.node for i in WEIGHT_INPUTS.get(n.op_type, ()) if i < len(n.input)}
     floats = [t for t in graph.initializer if t.data_type == TensorProto.FLOAT and t.name not in weights]
-    return {t.name for t in floats if not (np.abs(numpy_helper.to_array(t)) < MASK).all()}
+    return {t.name for t in floats if not (np.abs(tensor_values(t)) < MASK).all()}
 
 
 def _float_names(graph: GraphProto) -> set[str]:

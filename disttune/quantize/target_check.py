@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, load, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, load
 
 from disttune.config.errors import ModelError
 from disttune.config.schemes import FLOAT8_DTYPES
@@ -29,6 +29,7 @@ from disttune.quantize.parameters import next_power_of_two
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.summary import channel_axis, int_attribute
+from disttune.quantize.tensor_memory import tensor_values
 from disttune.space.capability import Capability, CapabilityRow, TensorOptions, load_capability
 
 _MIDDLES = {"uint8": 128, "uint16": 32768, "uint4": 8}
@@ -277,11 +278,11 @@ class _Checker:
         )
 
     def _has_fixed_zero(self, dtype: str, zero_point: TensorProto) -> bool:
-        return bool((numpy_helper.to_array(zero_point).astype(np.int64) == _MIDDLES.get(dtype, 0)).all())
+        return bool((tensor_values(zero_point).astype(np.int64) == _MIDDLES.get(dtype, 0)).all())
 
     def _array(self, name: str) -> np.ndarray:
         tensor = self._tensors.get(name)
-        return np.ones((), np.float32) if tensor is None else numpy_helper.to_array(tensor)
+        return np.ones((), np.float32) if tensor is None else tensor_values(tensor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,14 +29,17 @@ from disttune.evaluate.model import QuantizedModel, check_providers
 from disttune.evaluate.user_code import code_file, files_digest
 from disttune.evaluate.user_files import FileRecorder, collect_files
 from disttune.quantize.builder.writer import Blueprint
-from disttune.quantize.digest import model_digest, serialize
+from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import Engine, EngineSettings, find_engine
+from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.graph import prepare, read_model
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.summary import input_specs, summarize
+from disttune.quantize.tensor_memory import TensorMemory
 from disttune.quantize.topology import default_opset
 from disttune.runtime.messages import Functions, Load
+from disttune.runtime.model_parts import model_from, model_parts, over_replica
 from disttune.runtime.replica import Replica
 from disttune.runtime.statistics_work import mapped
 from disttune.space.capability import load_capability
@@ -64,6 +67,7 @@ class JobData:
         recorder: sees which files the user's code reads; on rank 0 only.
         reference: float outputs for the metrics held against them, by "evaluator/block".
         warnings: to be told once.
+        memory: holds the weights of the models.
     """
 
     job: Job
@@ -78,6 +82,7 @@ class JobData:
     recorder: FileRecorder | None = None
     reference: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    memory: TensorMemory = field(default_factory=TensorMemory)
 
     @classmethod
     def prepare(
@@ -120,10 +125,14 @@ class JobData:
         job = message.job.moved_to(message.folder)
         unpacked = _unpacked(message.functions, handed)
         replica = mapped(message.replica)
-        prepared = onnx.ModelProto.FromString(replica.array("model").tobytes())
+        memory = TensorMemory()
+        prepared = model_from(replica, memory)
         feeds = Feeds.from_arrays(_below(replica, "feeds/"))
         evaluators = _with_reference(_make_evaluators(job, unpacked, prepared), _below(replica, "reference/"))
-        return cls(job, unpacked, message.n_threads, prepared, message.summary, feeds, evaluators, directory)
+        n_threads, summary = message.n_threads, message.summary
+        data = cls(job, unpacked, n_threads, prepared, summary, feeds, evaluators, directory)
+        data.memory = memory
+        return data
 
     def calibration(self, size: int | None = None) -> Feeds:
         """The samples to calibrate with: so many, or those of the job's first size."""
@@ -152,9 +161,18 @@ class JobData:
 
     def replica_parts(self) -> dict[str, Any]:
         """What other ranks need, by name."""
-        parts: dict[str, Any] = {"model": serialize(self.prepared)}
+        parts = model_parts(self.prepared)
         parts |= {f"feeds/{name}": array for name, array in self.feeds.to_arrays().items()}
         return parts | {f"reference/{name}": array for name, array in self.reference.items()}
+
+    def move_into(self, replica: Replica) -> None:
+        """Use what the replica holds instead of an own copy, now that it is filled."""
+        self.memory = TensorMemory()
+        self.prepared = model_from(replica, self.memory)
+        self.feeds = Feeds.from_arrays(_below(replica, "feeds/"))
+        if self.original is not None:
+            self.original = over_replica(self.original, replica, self.memory)
+        give_back_freed()
 
     def digests(self, code_digest: str) -> dict[str, str]:
         """Of "model", "data" and "code"; `code_digest` is that of functions that come from a script."""

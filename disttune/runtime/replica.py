@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from disttune.quantize.freed_memory import give_back_pages
+
 NONCE_BYTES = 16
 HEADER = struct.Struct(f"<{NONCE_BYTES}sQ")
 ALIGNMENT = 64
+MOST_AT_ONCE = 2**28
 
 
 def create_memory_file() -> int:
@@ -51,16 +54,12 @@ def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes]) -> b
     text = json.dumps(index).encode()
     nonce = os.urandom(NONCE_BYTES)
     start = _payload_start(len(text))
-    os.ftruncate(descriptor, max(start + position, 1))
-    with mmap.mmap(descriptor, start + position) as memory:
-        memory[: HEADER.size] = HEADER.pack(nonce, len(text))
-        memory[HEADER.size : HEADER.size + len(text)] = text
-        for name, array in arrays.items():
-            offset = start + index[name]["offset"]
-            if array.nbytes:
-                target: np.ndarray = np.frombuffer(memory, np.uint8, array.nbytes, offset)
-                target[:] = array.reshape(-1).view(np.uint8)
-                del target  # a view would keep the mapping from closing
+    os.ftruncate(descriptor, start + position)
+    write_at(descriptor, text, HEADER.size)
+    for name, array in arrays.items():
+        write_at(descriptor, array.reshape(-1).view(np.uint8).data, start + index[name]["offset"])
+        give_back_pages(array)
+    write_at(descriptor, HEADER.pack(nonce, len(text)), 0)
     return nonce
 
 
@@ -104,6 +103,14 @@ def open_source(pid: int, descriptor: int, nonce: bytes) -> int | None:
         return opened
     os.close(opened)
     return None
+
+
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of it; not through a mapping, where want of memory would be a signal and not an error."""
+    view = memoryview(data)
+    while len(view):
+        n_written = os.pwrite(descriptor, view[:MOST_AT_ONCE], offset)
+        view, offset = view[n_written:], offset + n_written
 
 
 def copy_to_memory_file(data: Any) -> int:

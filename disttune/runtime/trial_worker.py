@@ -185,9 +185,11 @@ class TrialWorker:
         data = JobData.prepare(
             message.job, message.functions, message.n_threads, self._directory, self._handed
         )
+        assert message.replica is not None
+        nonce = fill(message.replica, data.replica_parts())
+        data.move_into(mapped(message.replica))
         self._loaded = data
         self._the_engines()  # it refuses what it cannot do at all
-        assert message.replica is not None
         engine = find_engine(data.job.quantization.engine)
         return Prepared(
             summary=data.summary,
@@ -198,7 +200,7 @@ class TrialWorker:
             versions={m.__name__: m.__version__ for m in MODULES} | {"python": platform.python_version()},
             warnings=data.warnings,
             n_blocks=self._statistics_work().n_blocks if self._needs_statistics() else 0,
-            nonce=fill(message.replica, data.replica_parts()),
+            nonce=nonce,
             replica_fd=message.replica.descriptor,
         )
 
@@ -260,6 +262,7 @@ class TrialWorker:
 
     def _build(self, message: RunTask) -> Built:
         assert isinstance(message.item, Candidate)
+        self._data.original = None  # the baseline comes before all trials
         if self._built is None or self._built.digest != message.item.digest:
             self._built, self._built_for = None, -1  # never two of ours in memory
             self._built = self._new_model(message.item)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from disttune.config.errors import InternalError, TrialError
 from disttune.config.schemes import FLOAT8_DTYPES, Scheme
@@ -25,6 +25,7 @@ from disttune.evaluate.probes.registry import ProbeTools, register_probe
 from disttune.evaluate.user_code import describe_exception, load_function
 from disttune.quantize.parameters import code_range
 from disttune.quantize.summary import channel_axis
+from disttune.quantize.tensor_memory import tensor_values
 from disttune.space.candidate import Candidate
 
 STEP = 1e-2  # of the rms of the weight
@@ -156,8 +157,7 @@ def _users_loss(tools: ProbeTools, reference: str) -> Loss:
 
 def _initializer(model: ModelProto, name: str) -> Array:
     tensor = next(t for t in model.graph.initializer if t.name == name)
-    array: Array = numpy_helper.to_array(tensor)
-    return array
+    return tensor_values(tensor)
 
 
 def _with_weight_as_input(model: ModelProto, name: str) -> ModelProto:

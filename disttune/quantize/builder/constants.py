@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from disttune.config.errors import InternalError, TrialError
 from disttune.config.schemes import Scheme
@@ -15,6 +15,7 @@ from disttune.quantize.bias import bias_codes
 from disttune.quantize.builder.encode import encode
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
 from disttune.quantize.parameters import has_power_of_two_scale, next_power_of_two
+from disttune.quantize.tensor_memory import tensor_values
 from disttune.quantize.weights import QuantizedWeight, quantize_weight
 
 Floats = NDArray[np.float32]
@@ -73,7 +74,7 @@ class ConstantStore:
         """Values of a float constant; not to be written to."""
         if name in self._arrays:
             return self._arrays[name]
-        array: Floats = numpy_helper.to_array(self._tensors[name])
+        array: Floats = tensor_values(self._tensors[name])
         if array.nbytes <= _KEPT_BYTES:  # biases are read in each candidate; weights once for each scheme
             self._arrays[name] = array
         return array

@@ -24,6 +24,7 @@ from disttune.quantize.builder.writer import MS_DOMAIN, add_tensors
 from disttune.quantize.digest import serialize
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.quiet import quiet_onnxruntime
+from disttune.quantize.shared_tensors import give_to_session, session_model
 from disttune.quantize.topology import default_opset
 from disttune.quantize.weights import FOUR_BIT_DTYPES
 
@@ -113,6 +114,8 @@ def _outputs(model: ModelProto, feed: Feed) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+    named, values = session_model(model)
+    give_to_session(values, options)
+    session = onnxruntime.InferenceSession(serialize(named), options, providers=["CPUExecutionProvider"])
     outputs: list[np.ndarray] = session.run(None, dict(feed))
     return outputs

@@ -39,8 +39,9 @@ class ReferenceEngine:
         if settings.format != "qdq":
             raise InputError(f'engine "reference" has no format "{settings.format}". It has: qdq.')
         from disttune.quantize.reference.builder import Builder
+        from disttune.quantize.tensor_memory import whole_model
 
-        self._builder = Builder(prepared, summary, feeds, settings)
+        self._builder = Builder(whole_model(prepared), summary, feeds, settings)
 
     def build(self, candidate: Candidate) -> ModelProto:
         """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""

@@ -5,24 +5,25 @@ calibration, and the same however the model is cut. Weights are packed, as in an
 the large ones from the same memory, and a model of more than 2 GB needs no file.
 """
 
-import ctypes
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnxruntime
 import psutil
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from disttune.config.errors import ModelError
+from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.preprocess import first_line
+from disttune.quantize.shared_tensors import give_to_session
 from disttune.quantize.statistics.segments import Segment, cut
 from disttune.quantize.statistics.shapes import element_types, tensor_bytes
+from disttune.quantize.tensor_memory import n_value_bytes, tensor_values, whole_tensor
 
 _SHARED_BYTES = 1024  # initializers from this size on are given to sessions as memory
 _CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
-_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries do without
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -88,8 +89,8 @@ class Runs:
         it would cost more than it takes to run the model.
         """
         grown = _resident_bytes() - self._resident_bytes
-        if len(self._steps) > 1 and grown > self._memory_bytes // 2 and _malloc_trim is not None:
-            _malloc_trim(0)
+        if len(self._steps) > 1 and grown > self._memory_bytes // 2:
+            give_back_freed()
 
     def run(self, feed: Feed) -> Iterator[list[tuple[str, Array]]]:
         """Run a feed that fits; yields the wanted tensors of each segment, in topological order."""
@@ -138,12 +139,8 @@ class _Sessions:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         shared: list[str] = []
         model = self._segment_model(segment, shared)
-        values = [self._weights[name] for name in shared]
-        if shared:
-            options.add_external_initializers(shared, values)
-        if self._providers == [_CPU]:  # others keep weights in memory of their own
-            for name, value in zip(shared, values, strict=True):
-                options.add_initializer(name, value)
+        values = {name: self._weights[name] for name in shared}
+        give_to_session(values, options, self._providers == [_CPU])
         try:
             return onnxruntime.InferenceSession(
                 model.SerializeToString(), options, providers=self._providers, enable_fallback=0
@@ -169,8 +166,8 @@ class _Sessions:
         for tensor in source.graph.initializer:
             if tensor.name not in segment.constants:
                 continue
-            if tensor.data_type != TensorProto.FLOAT or tensor.ByteSize() < _SHARED_BYTES:
-                model.graph.initializer.append(tensor)
+            if tensor.data_type != TensorProto.FLOAT or n_value_bytes(tensor) < _SHARED_BYTES:
+                model.graph.initializer.append(whole_tensor(tensor))
             else:
                 model.graph.initializer.append(self._shared(tensor))
                 shared.append(tensor.name)
@@ -186,7 +183,7 @@ class _Sessions:
     def _shared(self, tensor: TensorProto) -> TensorProto:
         """A tensor without data, which a session is to be given."""
         if tensor.name not in self._weights:
-            array = numpy_helper.to_array(tensor)
+            array = tensor_values(tensor)
             self._weights[tensor.name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
         reference = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         reference.data_location = TensorProto.EXTERNAL

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info, tensor_dtype_to_np_dtype
 
+from disttune.quantize.tensor_memory import in_memory
+
 _SMALL_BYTES = 1024  # shapes, axes and the like, whose values say what shape others have
 
 Array = NDArray[Any]
@@ -58,7 +60,7 @@ def without_weights(model: ModelProto) -> ModelProto:
     light.graph.input.extend(model.graph.input)
     light.graph.output.extend(model.graph.output)
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= _SMALL_BYTES:
+        if not in_memory(tensor) and tensor.ByteSize() <= _SMALL_BYTES:
             light.graph.initializer.append(tensor)
         else:
             light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

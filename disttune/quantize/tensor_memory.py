@@ -1,0 +1,151 @@
+"""Tensors whose values stand in memory beside their messages, so that models and processes can share them.
+
+Rules:
+1. A protobuf message cannot point into memory: such a tensor is a message with external data, whose
+   location names an array that this process holds. It is small, and copies of it share the array.
+2. The array lives as long as the `TensorMemory` that holds it, not as long as the messages.
+3. Only initializers of a graph itself are such tensors, and never small ones: what shape inference, folding
+   and the like look at is in the message.
+4. What leaves for onnx, onnxruntime's tools or a user is made whole before; sessions are given the arrays.
+"""
+
+import itertools
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.helper import tensor_dtype_to_np_dtype
+
+from disttune.config.errors import InternalError
+
+SMALLEST_BYTES = 2**14  # of a tensor worth standing beside its message
+_LOCATION = "disttune memory "
+_DESCRIPTION = "checksum"  # key of the ONNX standard
+_FOUR_BIT = (TensorProto.INT4, TensorProto.UINT4)
+
+Bytes = NDArray[np.uint8]
+_held: weakref.WeakValueDictionary[str, Bytes] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+class TensorMemory:
+    """Holds arrays for the tensors that it makes."""
+
+    def __init__(self) -> None:
+        self._arrays: list[Bytes] = []
+
+    def tensor(
+        self, values: NDArray[Any], data_type: int, dims: tuple[int, ...], description: bytes, name: str = ""
+    ) -> TensorProto:
+        """A tensor whose values stand in this array.
+
+        Args:
+            values: contiguous, in ONNX's order of bytes; never written to from now on.
+            data_type: of ONNX.
+            dims: shape.
+            description: what `digest.describe_tensor` gives for it.
+        """
+        array: Bytes = values.reshape(-1).view(np.uint8)
+        location = f"{_LOCATION}{next(_numbers)}"
+        self._arrays.append(array)
+        _held[location] = array
+        tensor = TensorProto(name=name, data_type=data_type, dims=dims)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, text in (
+            ("location", location),
+            ("length", str(array.nbytes)),
+            (_DESCRIPTION, description.hex()),
+        ):
+            tensor.external_data.add(key=key, value=text)
+        return tensor
+
+
+def in_memory(tensor: TensorProto) -> bool:
+    """Whether the values stand beside the message (rule 1)."""
+    return tensor.data_location == TensorProto.EXTERNAL and _entry(tensor, "location").startswith(_LOCATION)
+
+
+def known_description(tensor: TensorProto) -> bytes:
+    """Of a tensor in memory: what its maker said its description is."""
+    return bytes.fromhex(_entry(tensor, _DESCRIPTION))
+
+
+def n_value_bytes(tensor: TensorProto) -> int:
+    """Length of the values as ONNX holds them in `raw_data`; not for strings."""
+    n: int = math.prod(tensor.dims)
+    if tensor.data_type in _FOUR_BIT:
+        return (n + 1) // 2
+    itemsize: int = tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return n * itemsize
+
+
+def raw_values(tensor: TensorProto) -> Bytes:
+    """The values as in `raw_data`, without a copy where they stand in memory; not for strings."""
+    if in_memory(tensor):
+        return _array(tensor)
+    if not tensor.HasField("raw_data"):
+        tensor = numpy_helper.from_array(numpy_helper.to_array(tensor))
+    return np.frombuffer(tensor.raw_data, np.uint8)
+
+
+def tensor_values(tensor: TensorProto) -> NDArray[Any]:
+    """The values as an array; not to be written to, and not copied where they stand in memory."""
+    if not in_memory(tensor):
+        values: NDArray[Any] = numpy_helper.to_array(tensor)
+    elif tensor.data_type in _FOUR_BIT:
+        values = numpy_helper.to_array(whole_tensor(tensor))
+    else:
+        values = _array(tensor).view(tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tensor.dims)
+    return values
+
+
+def whole_tensor(tensor: TensorProto) -> TensorProto:
+    """The tensor with its values in the message: a copy where they stand in memory."""
+    if not in_memory(tensor):
+        return tensor
+    values = _array(tensor).tobytes()
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=values)
+
+
+def whole_model(model: ModelProto) -> ModelProto:
+    """The model with all values in the message: a copy where some stand in memory."""
+    if not any(map(in_memory, model.graph.initializer)):
+        return model
+    copy = without_initializers(model)
+    copy.graph.initializer.extend(map(whole_tensor, model.graph.initializer))
+    return copy
+
+
+def without_initializers(model: ModelProto) -> ModelProto:
+    """A copy of everything but the tensors, so that a large model is never in memory twice."""
+    copy = ModelProto()
+    for field, value in model.ListFields():
+        if field.name == "graph":
+            for part, content in value.ListFields():
+                if part.name != "initializer":
+                    _copy_field(copy.graph, part.name, content)
+        else:
+            _copy_field(copy, field.name, value)
+    return copy
+
+
+def _copy_field(target: object, name: str, value: object) -> None:
+    current = getattr(target, name)
+    if hasattr(current, "MergeFrom"):
+        current.MergeFrom(value)
+    else:
+        setattr(target, name, value)
+
+
+def _array(tensor: TensorProto) -> Bytes:
+    array = _held.get(_entry(tensor, "location"))
+    if array is None:
+        raise InternalError(f'the memory of tensor "{tensor.name}" has been given up')
+    return array
+
+
+def _entry(tensor: TensorProto, key: str) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == key), "")

@@ -1,0 +1,83 @@
+"""Tensors beside their messages: the same values, size, digest and outputs as the model with them inside."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from disttune.config.errors import InternalError
+from disttune.evaluate.model import QuantizedModel
+from disttune.quantize.digest import describe_tensor, model_digest, serialize
+from disttune.quantize.export import save_model
+from disttune.quantize.size import model_bytes
+from disttune.quantize.statistics.collect import collect, tensors_of_interest
+from disttune.quantize.tensor_memory import (
+    TensorMemory,
+    in_memory,
+    raw_values,
+    tensor_values,
+    whole_model,
+    without_initializers,
+)
+from tests.models import attention, mlp, tiny_cnn
+
+FEED = {"x": np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)}
+
+
+def beside(model: ModelProto, memory: TensorMemory) -> ModelProto:
+    """The model with all float initializers in memory."""
+    changed = without_initializers(model)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and tensor.dims:
+            values, description = raw_values(tensor), describe_tensor(tensor)
+            tensor = memory.tensor(values, tensor.data_type, tuple(tensor.dims), description, tensor.name)
+        changed.graph.initializer.append(tensor)
+    return changed
+
+
+@pytest.mark.parametrize("make", [tiny_cnn, mlp, attention])
+def test_size_digest_and_whole_model_are_those_of_the_plain_one(make):
+    memory = TensorMemory()
+    model = make()
+
+    changed = beside(model, memory)
+
+    assert any(map(in_memory, changed.graph.initializer))
+    assert model_bytes(changed) == len(serialize(model))
+    assert model_digest(changed) == model_digest(model)
+    assert serialize(whole_model(changed)) == serialize(whole_model(model))
+
+
+def test_a_session_a_file_and_statistics_are_those_of_the_plain_model(tmp_path):
+    memory = TensorMemory()
+    plain, changed = mlp(), beside(mlp(), memory)
+
+    with QuantizedModel(plain) as a, QuantizedModel(changed) as b:
+        for expected, found in zip(a.run(None, FEED), b.run(None, FEED), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        assert b.proto == onnx.load(b) == plain
+        assert b.size_bytes == a.size_bytes
+    save_model(changed, tmp_path / "model.onnx", external_from_bytes=1)
+    assert model_digest(onnx.load(tmp_path / "model.onnx")) == model_digest(plain)
+    tensors = tensors_of_interest(plain)
+    expected, found = (collect(m, [FEED], tensors).to_arrays() for m in (plain, changed))
+    assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in expected.items()}
+
+
+@pytest.mark.parametrize("data_type", [TensorProto.INT4, TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN])
+def test_values_of_every_type_are_read_as_onnx_reads_them(data_type):
+    memory = TensorMemory()
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(data_type)
+    tensor = numpy_helper.from_array(np.arange(-3, 6).astype(dtype).reshape(3, 3), "w")
+    assert tensor.data_type == data_type
+
+    found = memory.tensor(raw_values(tensor), data_type, (3, 3), describe_tensor(tensor), "w")
+
+    np.testing.assert_array_equal(tensor_values(found), numpy_helper.to_array(tensor))
+
+
+def test_a_tensor_whose_memory_is_gone_says_so():
+    changed = beside(mlp(), TensorMemory())
+
+    with pytest.raises(InternalError, match=r'memory of tensor ".*" has been given up'):
+        whole_model(changed)
