@@ -61,8 +61,8 @@ def divergence(density: Density, quantizers: Levels) -> FloatArray:
     """What each quantizer loses of a density, shape (n,); in nats, infinite where it keeps nothing.
 
     A quantizer spreads the values of each of its cells evenly over the parts of the cell that hold any, and
-    puts what it clips into the bin of its outermost level. Of n values, k not clipped, its loss is the
-    divergence of values / n from spread / k.
+    puts what it clips into the bin of its outermost level, which holds some then. Of n values, k not clipped,
+    its loss is the divergence of values / n from spread / k.
     """
     return _Information(density).lost(quantizers)
 
@@ -90,18 +90,26 @@ class _Information:
         inside = cells - density.edges[at]
         below = density.cumulative[at] + inside * self._height[at]
         covered = self._covered[at] + inside * self._filled[at]
-        held = np.diff(below, axis=1)
-        spread = _log_ratio(held, np.diff(covered, axis=1))
+        held, over = np.diff(below, axis=1), np.diff(covered, axis=1)
+        clipped_below, clipped_above = below[:, 0], density.n_nonzero - below[:, -1]
+        over[:, 0] += self._newly_filled(clipped_below, quantizers.lowest)
+        over[:, -1] += self._newly_filled(clipped_above, quantizers.highest)
+        spread = _log_ratio(held, over)
         lost = -(held * spread).sum(axis=1)
         for side, sign in ((0, -1), (-1, 1)):
             end = at[:, side]
             lost += sign * (self._information[end] + inside[:, side] * self._rate[end])
-        clipped_below, clipped_above = below[:, 0], density.n_nonzero - below[:, -1]
         lost += self._clipped(clipped_below, quantizers.lowest, held[:, 0], spread[:, 0])
         lost += self._clipped(clipped_above, quantizers.highest, held[:, -1], spread[:, -1])
         kept = below[:, -1] - below[:, 0]
         n = density.n_nonzero
         return np.where(kept > 0, lost / n + np.log(np.maximum(kept, 1e-300) / n), np.inf)
+
+    def _newly_filled(self, n_clipped: FloatArray, level: FloatArray) -> FloatArray:
+        """Width of the bin of an outermost level where nothing but the clipped values is in it."""
+        at = self._density.bins(level)
+        empty = self._density.mass[at] == 0
+        return np.where((n_clipped > 0) & empty, self._density.widths[at], 0.0)
 
     def _clipped(
         self, n_clipped: FloatArray, level: FloatArray, held: FloatArray, spread: FloatArray

@@ -118,8 +118,12 @@ def information_lost(density: PlainDensity, every: list[float]) -> float:
     kept = sum(mass for parts in cells.values() for mass, _ in parts)
     if not kept:
         return math.inf
+    for k, n in clipped.items():
+        mass, width = bin_at(density, every[k])
+        if n and not mass and k in cells:
+            cells[k].append((0.0, width))  # holds the clipped values, so the cell is spread over it too
     spread = {k: sum(m for m, _ in parts) / sum(w for _, w in parts) for k, parts in cells.items()}
-    lost = sum(m * math.log(m / w / spread[k]) for k, parts in cells.items() for m, w in parts)
+    lost = sum(m * math.log(m / w / spread[k]) for k, parts in cells.items() for m, w in parts if m)
     for k, n in clipped.items():
         if n:
             mass, width = bin_at(density, every[k])

@@ -48,6 +48,23 @@ def test_costs_equal_those_of_loops(values, scheme, low_share, high_share):
     assert divergence(density, quantizers)[0] == pytest.approx(lost, rel=1e-9, abs=1e-10)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(-40, 12), min_size=20, max_size=200).filter(any),
+    st.sampled_from(["uint8", "int8", "uint4"]),
+    st.booleans(),
+    shares,
+    shares,
+)
+def test_a_divergence_is_never_negative(steps, dtype, symmetric, low_share, high_share):
+    """Gibbs' inequality; on values far apart, so that most bins are empty, the clipped ones' as well."""
+    density = Density.of(statistics_of([0.5847 * step for step in steps]))
+    ends = density.edges[:1] * low_share, density.edges[-1:] * high_share
+    quantizers = levels_of(*ends, Scheme(dtype, symmetric))
+    if quantizers.gaps[0, 0] >= 2 * density.widths.max():
+        assert divergence(density, quantizers)[0] > -1e-4
+
+
 @settings(max_examples=30, deadline=None)
 @given(values, schemes)
 def test_squared_error_is_that_of_quantizing_many_points_of_the_density(values, scheme):
