@@ -6,12 +6,12 @@ may take, and what to tell the process again after a restart.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from dataclasses import replace
+from typing import Any, cast
 
 from disttune.config.job import Job, RuntimeSection
+from disttune.runtime.equipment import REPLICA, STATISTICS, Equipment
 from disttune.runtime.log_forwarding import LogForwarding
-from disttune.runtime.memory_files import MemoryFiles
 from disttune.runtime.messages import (
     Alive,
     Answer,
@@ -28,15 +28,10 @@ from disttune.runtime.messages import (
     FilesCollected,
     FindStatistics,
     Goodbye,
-    HaveFile,
     HaveStatistics,
-    Load,
     Loaded,
-    LoadStatistics,
     MeasureBaseline,
     MergeStatistics,
-    NeedFile,
-    OpenFile,
     Prepare,
     Prepared,
     Ready,
@@ -54,16 +49,32 @@ from disttune.runtime.messages import (
     Unusable,
     UseStatistics,
 )
-from disttune.runtime.scratch import Scratch
 from disttune.runtime.supervisor import Death, Supervisor
+from disttune.runtime.trial_host import TrialHost, inline_host
+from disttune.runtime.trial_run import PREPARATION_TIMEOUT_S, TrialRun
+from disttune.runtime.work_messages import (
+    CancelWork,
+    GoOn,
+    KeepResult,
+    NeedsWorks,
+    RunWork,
+    UseResult,
+    WorkDied,
+    WorkDone,
+)
 from disttune.schedule.outcome import Outcome
 from disttune.strategy.trial import Status
 
-PREPARATION_TIMEOUT_S = 3600.0  # quantizing, the baseline, and whatever else is no evaluation of a trial
 MAX_DEATHS_IN_A_ROW = 5
-REPLICA, STATISTICS = "replica", "statistics"
 Special = (
-    Prepare | MeasureBaseline | CollectFiles | CalibrateBlock | FindStatistics | MergeStatistics | Export
+    Prepare
+    | MeasureBaseline
+    | CollectFiles
+    | CalibrateBlock
+    | FindStatistics
+    | MergeStatistics
+    | RunWork
+    | Export
 )
 TASK_NAMES: dict[type, str] = {
     Prepare: "loading the job",
@@ -74,41 +85,6 @@ TASK_NAMES: dict[type, str] = {
     CollectFiles: "collecting the user's files",
     Export: "the export of the best model",
 }
-
-
-class TrialHost(Protocol):
-    """A trial process under supervision, or its stand-in within this process."""
-
-    memory_limit_bytes: int | None
-
-    def start(self) -> None: ...
-
-    def descriptors(self) -> list[int]: ...
-
-    def send(self, message: object) -> None: ...
-
-    def poll(self) -> tuple[list[Any], Death | None]: ...
-
-    def kill(self, status: str, reason: str) -> Death: ...
-
-    def take_log(self) -> str: ...
-
-    def mark_tail(self) -> None: ...
-
-    def tail(self) -> str: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass
-class Run:
-    """The trial or probe the trial process is busy with."""
-
-    task: RunTask
-    phase: str  # "building", "asking" or "evaluating"
-    started_s: float
-    deadline_s: float
-    built: Built | None = None
 
 
 class Agent:
@@ -144,17 +120,14 @@ class Agent:
         self._master_silent_s = RuntimeSection().master_silent
         self._heard_s = self._beat_s = now_s()
         self._log = LogForwarding(tell)
-        self._files = MemoryFiles()
-        self._scratch = Scratch()
-        self._setup: Setup | None = None
-        self._loads: dict[str, Load | LoadStatistics] = {}
+        self._equipment = Equipment(tell, lambda message: self._host.send(message))
         self._told: set[str] = set()
         self._specials: list[Special] = []  # not begun yet
         self._special: Special | None = None  # that the trial process is busy with
         self._special_deadline_s = 0.0
         self._task: RunTask | None = None  # not begun yet
         self._deaths_in_a_row = 0
-        self._run: Run | None = None
+        self._run: TrialRun | None = None
 
     def start(self) -> None:
         """Start the trial process early: its imports take longer than what the master does meanwhile."""
@@ -170,8 +143,7 @@ class Agent:
 
     def close(self) -> None:
         self._host.close()
-        self._scratch.remove()
-        self._files.close()
+        self._equipment.close()
 
     # From the master or another agent
 
@@ -180,22 +152,32 @@ class Agent:
         match message:
             case Prepare():
                 self._obey(message.job)
-                self._specials.append(replace(message, replica=self._files.new(REPLICA)))
+                self._specials.append(replace(message, replica=self._equipment.new(REPLICA)))
                 self._begin_next()
             case FindStatistics() | MergeStatistics():
-                self._specials.append(replace(message, file=self._files.new(STATISTICS)))
+                self._specials.append(replace(message, file=self._equipment.new(STATISTICS)))
                 self._begin_next()
-            case MeasureBaseline() | CollectFiles() | CalibrateBlock() | Export():
+            case MeasureBaseline() | CollectFiles() | CalibrateBlock() | Export() | RunWork():
                 self._specials.append(message)
                 self._begin_next()
             case Setup():
-                self._set_up(message)
+                self._obey(message.job)
+                self._equipment.set_up(message)
             case UseStatistics():
-                self._open_file(STATISTICS, message.source, message.nonce)
+                self._equipment.use_statistics(message)
+            case UseResult():
+                self._equipment.use_result(message)
+            case KeepResult():
+                self._equipment.keep_result(message)
             case FileBytes():
-                self._keep_bytes(message)
+                self._equipment.take_bytes(message)
+                self._begin_next()
             case SendFile():
-                self._send_to(message.to, FileBytes(message.name, self._files.raw(message.name)))
+                self._send_to(message.to, self._equipment.bytes_of(message.name))
+            case CancelWork():
+                self._cancel_work(message.key)
+            case GoOn():
+                self._go_on(message.assignment)
             case RunTask():
                 self._task = message
                 self._begin_next()
@@ -212,17 +194,25 @@ class Agent:
 
     def _begin_next(self) -> None:
         """Hand one thing at a time to the trial process, so that a death has one cause."""
-        if self._run is not None or self._special is not None:
+        run = self._run
+        if self._special is not None or self._equipment.is_fetching:
+            return
+        if run is not None and not run.is_waiting:
             return
         now_s = self._now_s()
         if self._specials:
+            self._equipment.hand_results()
             self._special = self._specials.pop(0)
             self._special_deadline_s = now_s + PREPARATION_TIMEOUT_S
             self._host.mark_tail()
             self._host.send(self._special)
+        elif run is not None:
+            if run.may_go_on:
+                self._equipment.hand_results()
+                run.go_on(now_s)
+                self._host.send(run.task)
         elif self._task is not None:
-            self._run = Run(self._task, "building", now_s, now_s + PREPARATION_TIMEOUT_S)
-            self._task = None
+            self._run, self._task = TrialRun(self._task, now_s), None
             self._host.mark_tail()
             self._host.send(self._run.task)
 
@@ -236,44 +226,12 @@ class Agent:
             self._master_silent_s = math.inf  # while a trial runs here, nobody listens
         self._host.memory_limit_bytes = job.tuning.memory_limit
 
-    def _set_up(self, message: Setup) -> None:
-        self._obey(message.job)
-        self._setup = message
-        self._open_file(REPLICA, message.source, message.nonce)
-
-    # Memory files
-
-    def _open_file(self, name: str, source: OpenFile, nonce: bytes) -> None:
-        """Open what another process of this node holds, or ask for the bytes."""
-        if self._files.open(name, source, nonce):
-            self._hand_over(name)
-        else:
-            self._tell(NeedFile(name))
-
-    def _keep_bytes(self, message: FileBytes) -> None:
-        self._files.keep(message.name, message.data)
-        self._tell(HaveFile(message.name, self._files.file(message.name)))
-        self._hand_over(message.name)
-
-    def _hand_over(self, name: str) -> None:
-        """Tell the trial process where a memory file is, now and after each restart."""
-        file = self._files.file(name)
-        self._loads[name] = LoadStatistics(file) if name == STATISTICS else self._load_of(file)
-        self._host.send(self._loads[name])
-
-    def _load_of(self, replica: OpenFile) -> Load:
-        setup = self._setup
-        assert setup is not None
-        folder = setup.job.folder if setup.files is None else self._scratch.write(setup.files)
-        return Load(setup.job, setup.functions, setup.n_threads, replica, folder, setup.summary)
-
     # Runs
 
     def _evaluate(self, message: EvaluateModel) -> None:
         run = self._run
         if run is not None and run.task.assignment == message.assignment:
-            run.phase = "evaluating"
-            run.deadline_s = self._now_s() + run.task.evaluation_timeout_s
+            run.evaluate(self._now_s())
             self._host.send(message)
 
     def _skip(self, assignment: int) -> None:
@@ -291,9 +249,26 @@ class Agent:
         if run.phase == "asking":
             self._skip(assignment)
             return
+        if run.is_waiting:
+            self._run = None
+            self._begin_next()
+            return
         self._run = None
         self._host.kill("crashed", "cancelled")
         self._restart()
+
+    def _go_on(self, assignment: int) -> None:
+        run = self._run
+        if run is not None and run.task.assignment == assignment:
+            run.may_go_on = True
+            self._begin_next()
+
+    def _cancel_work(self, key: str) -> None:
+        self._specials = [s for s in self._specials if not (isinstance(s, RunWork) and s.work.key == key)]
+        if isinstance(self._special, RunWork) and self._special.work.key == key:
+            self._special = None
+            self._host.kill("crashed", "cancelled")
+            self._restart()
 
     # From the trial process
 
@@ -320,10 +295,16 @@ class Agent:
             case StatisticsLoaded():
                 self._tell_once(HaveStatistics())
             case Built() if self._run is not None and self._run.task.assignment == message.assignment:
-                self._run.phase = "asking"
-                self._run.built = message
-                self._run.deadline_s = math.inf
+                self._run.ask(message)
                 self._tell(message)
+            case NeedsWorks(assignment=None):  # the export comes again
+                self._special = None
+                self._tell(message)
+                self._begin_next()
+            case NeedsWorks() if self._run is not None and self._run.task.assignment == message.assignment:
+                self._run.wait(self._now_s())
+                self._tell(message)
+                self._begin_next()
             case Answer() if self._run is not None and self._run.task.assignment == message.assignment:
                 self._answer(message.outcome)
                 self._begin_next()
@@ -335,6 +316,8 @@ class Agent:
                 | BlockMeasured()
                 | StatisticsMissing()
                 | StatisticsMerged()
+                | WorkDone()
+                | WorkDied()
                 | Refused()
             ):
                 if not isinstance(message, Refused) or message.task == type(self._special).__name__:
@@ -363,12 +346,7 @@ class Agent:
 
     def _out_of_time(self) -> Death | None:
         now_s = self._now_s()
-        if self._run is not None and now_s > self._run.deadline_s:
-            if self._run.phase == "evaluating":
-                limit_s = self._run.task.evaluation_timeout_s
-                what = f"the evaluation took longer than {limit_s:g} s (tuning.trial_timeout)"
-            else:
-                what = f"quantizing took longer than {PREPARATION_TIMEOUT_S:g} s"
+        if self._run is not None and (what := self._run.overdue(now_s)):
             return self._host.kill("timeout", what)
         if self._special is not None and now_s > self._special_deadline_s:
             return self._host.kill("timeout", f"it took longer than {PREPARATION_TIMEOUT_S:g} s")
@@ -376,7 +354,11 @@ class Agent:
 
     def _died(self, death: Death) -> None:
         self._deaths_in_a_row += 1
-        if self._run is not None:
+        if isinstance(self._special, RunWork):
+            key, self._special = self._special.work.key, None
+            self._log.add(self._host.take_log(), self._now_s(), now=True)
+            self._tell(WorkDied(key, _with_tail(death.reason, death.stderr_tail)))
+        elif self._run is not None and not self._run.is_waiting:
             built = self._run.built
             outcome = Outcome(
                 cast(Status, death.status),
@@ -401,16 +383,8 @@ class Agent:
 
     def _restart(self) -> None:
         self._host.start()
-        for load in self._loads.values():
-            self._host.send(load)
+        self._equipment.hand_again()
         self._begin_next()
-
-
-def inline_host(handed: Mapping[str, Any] | None) -> TrialHost:
-    """Trials within this process; it brings onnxruntime, which an agent otherwise does without."""
-    from disttune.runtime.inline import InlineHost
-
-    return InlineHost(handed)
 
 
 def _with_tail(text: str, tail: str) -> str:

@@ -96,9 +96,9 @@ class Crew:
         match message:
             case Ready():
                 self._is_loaded(source)
-            case NeedFile():
+            case NeedFile() if message.name in self._shared:
                 self._post(self._shared[message.name].needs(source))
-            case HaveFile():
+            case HaveFile() if message.name in self._shared:
                 self._post(self._shared[message.name].has(source, message.file))
             case StatisticsMissing():
                 self._begin_calibration()
@@ -121,6 +121,8 @@ class Crew:
         self.works.discard(rank)
         if rank in self._loaded:
             self._loaded.remove(rank)
+        for sharing in self._shared.values():
+            self._post(sharing.lose(rank))
         if self._calibration is not None and not self._calibration.complete:
             self._hand_out(self._calibration.lost(rank))
 

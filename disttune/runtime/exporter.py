@@ -40,7 +40,16 @@ class Exporter:
         if self.settled or self._under_way is not None or self._wanted is None:
             return
         self._under_way = self._wanted
-        self._ask(Export(self._wanted.number, self._wanted.candidate, str(self._path)))
+        self._send(self._wanted)
+
+    def again(self) -> None:
+        """Ask once more for what is under way: its works are done."""
+        if self._under_way is not None:
+            self._send(self._under_way)
+
+    def give_up(self) -> None:
+        """Leave the file as it is: the next session of the job exports."""
+        self._wanted = self._under_way = None
 
     def done(self, message: Exported) -> Trial:
         """The file is written; returns the trial it holds."""
@@ -56,3 +65,6 @@ class Exporter:
         if self._under_way is self._wanted:
             self.failure = why
         self._under_way = None
+
+    def _send(self, trial: Trial) -> None:
+        self._ask(Export(trial.number, trial.candidate, str(self._path)))

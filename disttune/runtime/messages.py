@@ -32,10 +32,14 @@ class OpenFile:
     Args:
         pid: of the process that holds it open.
         descriptor: its number there.
+        offset: where in the file the content begins.
+        n_bytes: of the content; 0: up to the end.
     """
 
     pid: int
     descriptor: int
+    offset: int = 0
+    n_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

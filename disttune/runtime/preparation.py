@@ -35,6 +35,7 @@ from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, 
 from disttune.runtime.run_directory import RunDirectory, version_differences
 from disttune.runtime.search import Search, default_trial_timeout_s
 from disttune.runtime.transport import Transport
+from disttune.runtime.works import Works
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.scheduler import Scheduler
@@ -295,6 +296,7 @@ class Preparation:
             elapsed_s=self._contents.seconds + self._transport.now_s() - self._began_s,
             lost_after_s=runtime.lost_after if runtime.isolation == "process" else float("inf"),
             exported=exported.digest if exported and self._run.best_model.is_file() else None,
+            works=Works(self.hosts, self._transport.send, self._listener.phase, self._warn),
         )
         self._listener.opened(
             Opening(

@@ -2,7 +2,8 @@
 
 The file lives as long as a process holds it open: nothing is left behind after a kill of everything, and
 no limit of a shared-memory file system applies. Layout: nonce, length of the index, index (JSON), then
-the parts, each aligned to 64 bytes. Data, never code: nothing in it is unpickled.
+the parts, each aligned to 64 bytes. Data, never code: nothing in it is unpickled. A file may hold several
+one after another, each at an offset that can be mapped.
 """
 
 import json
@@ -33,14 +34,15 @@ def create_memory_file() -> int:
         return os.dup(file.fileno())
 
 
-def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes]) -> bytes:
-    """Fill an empty memory file.
+def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes], offset: int = 0) -> bytes:
+    """Write parts at the end of a memory file.
 
     Args:
         descriptor: of a file open for writing.
         parts: by name; arrays keep dtype and shape, bytes come back as uint8 of shape (n,).
+        offset: where, a multiple of `mmap.ALLOCATIONGRANULARITY`; the file ends after the parts.
     Returns:
-        The nonce that the file begins with.
+        The nonce that they begin with.
     """
     index: dict[str, dict[str, Any]] = {}
     position = 0
@@ -54,12 +56,13 @@ def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes]) -> b
     text = json.dumps(index).encode()
     nonce = os.urandom(NONCE_BYTES)
     start = _payload_start(len(text))
-    os.ftruncate(descriptor, start + position)
-    write_at(descriptor, text, HEADER.size)
+    os.ftruncate(descriptor, offset + start + position)
+    write_at(descriptor, text, offset + HEADER.size)
     for name, array in arrays.items():
-        write_at(descriptor, array.reshape(-1).view(np.uint8).data, start + index[name]["offset"])
+        at = offset + start + index[name]["offset"]
+        write_at(descriptor, array.reshape(-1).view(np.uint8).data, at)
         give_back_pages(array)
-    write_at(descriptor, HEADER.pack(nonce, len(text)), 0)
+    write_at(descriptor, HEADER.pack(nonce, len(text)), offset)
     return nonce
 
 
@@ -68,11 +71,13 @@ class Replica:
 
     Args:
         descriptor: of the memory file.
+        offset: where in it.
+        n_bytes: all that is after the offset when 0.
     """
 
-    def __init__(self, descriptor: int):
-        size = os.fstat(descriptor).st_size
-        self._memory = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+    def __init__(self, descriptor: int, offset: int = 0, n_bytes: int = 0):
+        n_bytes = n_bytes or os.fstat(descriptor).st_size - offset
+        self._memory = mmap.mmap(descriptor, n_bytes, prot=mmap.PROT_READ, offset=offset)
         self.nonce, n_index = HEADER.unpack_from(self._memory)
         self._index = json.loads(self._memory[HEADER.size : HEADER.size + n_index])
         self._start = _payload_start(n_index)
@@ -93,13 +98,13 @@ class Replica:
         return pickle.PickleBuffer(self._memory)
 
 
-def open_source(pid: int, descriptor: int, nonce: bytes) -> int | None:
+def open_source(pid: int, descriptor: int, nonce: bytes, offset: int = 0) -> int | None:
     """Descriptor of another process's memory file on this node; None when it is not this node's."""
     try:
         opened = os.open(Path("/proc") / str(pid) / "fd" / str(descriptor), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    if os.pread(opened, NONCE_BYTES, 0) == nonce:
+    if os.pread(opened, NONCE_BYTES, offset) == nonce:
         return opened
     os.close(opened)
     return None
@@ -116,11 +121,15 @@ def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
 def copy_to_memory_file(data: Any) -> int:
     """A memory file with these bytes, for a node that received them."""
     descriptor = create_memory_file()
-    view = memoryview(data).cast("B")
-    os.ftruncate(descriptor, len(view))
-    with mmap.mmap(descriptor, len(view)) as memory:
-        memory[:] = view
+    append_bytes(descriptor, data, 0)
     return descriptor
+
+
+def append_bytes(descriptor: int, data: Any, offset: int) -> None:
+    """Write a replica that came from another node at the end of a memory file."""
+    view = memoryview(data).cast("B")
+    os.ftruncate(descriptor, offset + len(view))
+    write_at(descriptor, view, offset)
 
 
 def _payload_start(n_index: int) -> int:

@@ -32,6 +32,7 @@ from disttune.runtime.messages import (
 )
 from disttune.runtime.records import DeadlineRecord, ExportRecord, FinishRecord, Record
 from disttune.runtime.transport import Transport
+from disttune.runtime.works import Works
 from disttune.schedule.events import (
     Assign,
     Broadcast,
@@ -56,7 +57,9 @@ from disttune.schedule.events import (
     WorkerJoined,
     WorkerLost,
 )
+from disttune.schedule.latency_window import KIND
 from disttune.schedule.scheduler import Scheduler
+from disttune.strategy.stage import Probe
 
 SHORTEST_TIMEOUT_S = 60.0
 TIMEOUT_FACTOR = 20.0  # an evaluation may take this many times the baseline's
@@ -92,6 +95,7 @@ class Search:
         elapsed_s: seconds that earlier sessions used.
         lost_after_s: a rank silent for longer counts as lost.
         exported: digest of the candidate that `best_path` holds already.
+        works: what candidates need before they can be built; None where nothing is built (simulation).
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class Search:
         elapsed_s: float = 0.0,
         lost_after_s: float = math.inf,
         exported: str | None = None,
+        works: Works | None = None,
     ):
         self.scheduler = scheduler
         self.finish: Finish | None = None
@@ -118,6 +123,7 @@ class Search:
         self._started_s = transport.now_s() - elapsed_s
         self._awake_s = AwakeClock(transport.now_s)
         self._lost_after_s = lost_after_s
+        self._works = works or Works({}, transport.send, listener.phase, listener.warned)
         self._nodes: dict[int, str] = {}
         self._joined: set[int] = set()
         self._lost: set[int] = set()
@@ -128,6 +134,7 @@ class Search:
         self._last_record = 0
         self._held: list[Assign] = []  # for rank 0, until an export that comes first has been sent
         self._busy: set[int] = set()
+        self._timed: set[int] = set()  # ranks whose last item measures latency, alone on its node
         self._finishing: Finish | None = None
         self._target_check = ""  # as last told
 
@@ -178,20 +185,27 @@ class Search:
                 self._transport.send(source, Heard())
             case RankLost():
                 self._lose(source, message.reason)
+            case _ if source not in self._lost:
+                self._works.receive(source, message)
             case _:
                 pass
 
     def poll(self) -> None:
         """Do what has become possible: tell durable commits, export, notice silence and time."""
         self._tell_durable()
+        self._hand_out_works()
         now_s = self._awake_s()
         if now_s - self._checked_s >= CHECK_EVERY_S:
             self._checked_s = now_s
             self._look_for_silence(now_s)
             if not self._finishing:
                 n_trials = len(self.scheduler.history.trials)
+                self._works.report(now_s)
                 self._listener.progress(n_trials, len(self._busy), self.now_s())
         self._handle(Tick(self.now_s()))
+        if self._finishing and self._finishing.status == "interrupted" and self._works.export_waits:
+            self._works.drop_export()
+            self._exporter.give_up()
         if self._finishing and not self._later and self._exporter.settled:
             if self._exporter.failure:
                 raise InputError(self._exporter.failure)
@@ -201,6 +215,18 @@ class Search:
                 )
             )
             self.finish = self._finishing
+
+    def _hand_out_works(self) -> None:
+        """Use ranks that wait for works or have nothing else to do."""
+        if self._works.take_export():
+            self._exporter.again()
+        waiting = self._works.waiting
+        quiet = {self._nodes[rank] for rank in (self._timed & self._busy) - waiting}
+        self._works.hand_out(
+            rank
+            for rank, node in self._nodes.items()
+            if rank not in self._lost and node not in quiet and (rank in waiting or rank not in self._busy)
+        )
 
     def _answered(self, rank: int, message: Answer) -> None:
         self._busy.discard(rank)
@@ -223,6 +249,7 @@ class Search:
         if rank in self._may_join:
             self._may_join.remove(rank)
         self._lost.add(rank)
+        self._works.lose(rank)
         self._listener.warned(f"rank {rank} takes no further part: {why}. Its work goes to others.")
         if rank not in self._joined:
             return
@@ -277,6 +304,8 @@ class Search:
 
     def _assign(self, command: Assign) -> None:
         self._busy.add(command.rank)
+        is_timed = isinstance(command.item, Probe) and command.item.kind == KIND
+        (self._timed.add if is_timed else self._timed.discard)(command.rank)
         if command.rank == 0 and self._improves_soon():
             self._held.append(command)
             return
@@ -294,6 +323,7 @@ class Search:
             self._held.remove(held[0])
         else:
             self._transport.send(command.rank, CancelTask(command.assignment))
+            self._works.withdraw(command.rank, command.assignment)
 
     def _broadcast(self, command: Broadcast) -> None:
         best = self.scheduler.history.best
@@ -337,6 +367,7 @@ class Search:
                 self._listener.noted(command.text)
             case Finish():
                 self._finishing = command
+                self._works.stop()
             case _:
                 pass
 

@@ -41,7 +41,7 @@ class Sharing:
         self._source = source
         self._tell = tell
         self._copies: dict[str, OpenFile] = {}  # by node
-        self._fetching: set[str] = set()
+        self._fetching: dict[str, int] = {}  # rank by node
         self._waiting: dict[str, list[int]] = defaultdict(list)
 
     def offer(self, rank: int) -> Addressed:
@@ -54,7 +54,7 @@ class Sharing:
         if node in self._fetching and node not in self._copies:
             self._waiting[node].append(rank)
             return []
-        self._fetching.add(node)  # with its node's copy out of reach, a rank gets one for itself
+        self._fetching[node] = rank  # with its node's copy out of reach, a rank gets one for itself
         return [Addressed(0, SendFile(self._name, rank))]
 
     def has(self, rank: int, file: OpenFile) -> list[Addressed]:
@@ -62,3 +62,17 @@ class Sharing:
         node = self._hosts[rank].node
         self._copies.setdefault(node, file)
         return [self.offer(r) for r in self._waiting.pop(node, [])]
+
+    def lose(self, rank: int) -> list[Addressed]:
+        """A rank is gone: another of its node fetches what it was fetching."""
+        node = self._hosts[rank].node
+        waiting = self._waiting[node]
+        if rank in waiting:
+            waiting.remove(rank)
+        if node in self._copies and self._copies[node].pid == self._hosts[rank].pid:
+            del self._copies[node]
+            self._fetching.pop(node, None)
+        if self._fetching.get(node) == rank and node not in self._copies:
+            del self._fetching[node]
+            return self.needs(waiting.pop(0)) if waiting else []
+        return []

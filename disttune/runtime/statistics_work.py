@@ -98,10 +98,15 @@ def fill(file: OpenFile, parts: Mapping[str, Any]) -> bytes:
         os.close(descriptor)
 
 
+def arrays(replica: Replica) -> dict[str, Any]:
+    """All parts, not copied."""
+    return {name: replica.array(name) for name in replica.names()}
+
+
 def mapped(file: OpenFile) -> Replica:
     """The agent's memory file, mapped."""
     descriptor = os.open(f"/proc/{file.pid}/fd/{file.descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return Replica(descriptor)
+        return Replica(descriptor, file.offset, file.n_bytes)
     finally:
         os.close(descriptor)

@@ -38,7 +38,8 @@ from disttune.quantize.export import save_model
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.statistics.statistics import Statistics
 from disttune.quantize.target_check import check_target
-from disttune.runtime.engines import Engines
+from disttune.quantize.work import Results, Work
+from disttune.runtime.engines import Engines, WorksMissingError
 from disttune.runtime.job_data import JobData, too_new
 from disttune.runtime.messages import (
     Answer,
@@ -68,7 +69,8 @@ from disttune.runtime.messages import (
     StatisticsMissing,
     Unusable,
 )
-from disttune.runtime.statistics_work import StatisticsWork, fill, mapped
+from disttune.runtime.statistics_work import StatisticsWork, arrays, fill, mapped
+from disttune.runtime.work_messages import LearnResults, NeedsWorks, RunWork, WorkDied, WorkDone
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Probe
@@ -134,6 +136,10 @@ class TrialWorker:
                 return self._trial(message.assignment, lambda: self._build(message))
             case EvaluateModel():
                 return self._trial(message.assignment, lambda: self._evaluate(message.assignment))
+            case RunWork():
+                return self._run_work(message.work)
+            case LearnResults():
+                return self._guarded("LearnResults", lambda: self._learn(message))
             case SkipModel():
                 return None
             case _:
@@ -142,6 +148,8 @@ class TrialWorker:
     def _guarded(self, task: str, do: Callable[[], object]) -> object:
         try:
             return do()
+        except WorksMissingError as missing:
+            return NeedsWorks(None, missing.works)
         except DisttuneError as error:
             return Refused(task, str(error), error.exit_code)
         except Exception as error:
@@ -152,6 +160,8 @@ class TrialWorker:
     def _trial(self, assignment: int, do: Callable[[], object]) -> object:
         try:
             return do()
+        except WorksMissingError as missing:
+            return NeedsWorks(assignment, missing.works)
         except TrialError as error:
             outcome = Outcome("failed", reason=str(error))
         except DisttuneError as error:
@@ -251,12 +261,33 @@ class TrialWorker:
         return StatisticsMerged(file, fill(file, statistics.to_arrays()))
 
     def _load_statistics(self, message: LoadStatistics) -> StatisticsLoaded:
-        replica = mapped(message.file)
-        statistics = Statistics.from_arrays({name: replica.array(name) for name in replica.names()})
+        statistics = Statistics.from_arrays(arrays(mapped(message.file)))
         engine = self._the_engines().first
         assert isinstance(engine, UsesStatistics)
         engine.use(statistics)
         return StatisticsLoaded()
+
+    # Works
+
+    def _run_work(self, work: Work) -> WorkDone | WorkDied | Unusable:
+        try:
+            results = dict(self._the_engines().run(work))
+            _check_plain(work, results)
+            return WorkDone(work.key, results)
+        except DisttuneError as error:
+            return WorkDone(work.key, None, str(error), is_fault=isinstance(error, InternalError))
+        except MemoryError:
+            return WorkDied(work.key, "memory ran out (MemoryError)")
+        except Exception as error:
+            if _is_no_room(error):
+                return Unusable(_no_room(error), exit_code=2)
+            traceback.print_exc()  # into the rank's log
+            text = f"a fault of disttune in {work.what}, please report it: {type(error).__name__}: {error}"
+            return WorkDone(work.key, None, text, is_fault=True)
+
+    def _learn(self, message: LearnResults) -> None:
+        for work, results in message.results:
+            self._the_engines().learn(work, results if isinstance(results, str) else arrays(mapped(results)))
 
     # Tasks
 
@@ -334,6 +365,13 @@ class TrialWorker:
             )
         value = measure(self._probe_tools, probe.candidate, probe.arguments)
         return Answer(assignment, Outcome("ok", value=value))
+
+
+def _check_plain(work: Work, results: Results) -> None:
+    """Only what can be written and read again: numbers, and text of fixed width."""
+    for name, array in results.items():
+        if array.dtype.hasobject or numpy.dtype(array.dtype.str) != array.dtype:
+            raise InternalError(f"{work.what}: result {name} is of type {array.dtype}, which cannot be kept")
 
 
 def _is_no_room(error: Exception) -> bool:

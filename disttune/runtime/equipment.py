@@ -1,0 +1,129 @@
+"""What a rank's trial process must be told before it can work, now and after each restart.
+
+The replica, the statistics and the results of works are in memory files: of this agent, of another one of
+the node, or fetched from rank 0.
+"""
+
+from collections.abc import Callable
+
+from disttune.quantize.work import Work
+from disttune.runtime.memory_files import MemoryFiles
+from disttune.runtime.messages import (
+    FileBytes,
+    HaveFile,
+    Load,
+    LoadStatistics,
+    NeedFile,
+    OpenFile,
+    Setup,
+    ToMaster,
+    UseStatistics,
+)
+from disttune.runtime.result_files import ResultFiles
+from disttune.runtime.scratch import Scratch
+from disttune.runtime.work_messages import KeepResult, LearnResults, ResultKept, UseResult
+
+REPLICA, STATISTICS = "replica", "statistics"
+
+
+class Equipment:
+    """Of one rank.
+
+    Args:
+        tell: sends a message to the master.
+        hand: sends a message to the trial process.
+    """
+
+    def __init__(self, tell: Callable[[ToMaster], None], hand: Callable[[object], None]):
+        self._tell = tell
+        self._hand = hand
+        self._files = MemoryFiles()
+        self._results = ResultFiles()
+        self._scratch = Scratch()
+        self._setup: Setup | None = None
+        self._loads: dict[str, Load | LoadStatistics] = {}
+        self._fetched: dict[str, Work] = {}  # on their way, by key
+        self._learnt: list[tuple[Work, OpenFile | str]] = []
+        self._n_handed = 0  # of what is learnt
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a result that something here needs is on its way."""
+        return bool(self._fetched)
+
+    def new(self, name: str) -> OpenFile:
+        """An empty memory file for the trial process to fill."""
+        return self._files.new(name)
+
+    def set_up(self, message: Setup) -> None:
+        self._setup = message
+        self._open(REPLICA, message.source, message.nonce)
+
+    def use_statistics(self, message: UseStatistics) -> None:
+        self._open(STATISTICS, message.source, message.nonce)
+
+    def use_result(self, message: UseResult) -> None:
+        """Take note of a result, and ask for it if it is in no file of this node."""
+        key = message.work.key
+        if message.file is None:
+            self._learnt.append((message.work, message.reason))
+        elif self._results.open(key, message.file, message.nonce):
+            self._learnt.append((message.work, self._results.file(key)))
+        else:
+            self._fetched[key] = message.work
+            self._tell(NeedFile(key))
+
+    def keep_result(self, message: KeepResult) -> None:
+        nonce = self._results.keep(message.key, message.results)
+        self._tell(ResultKept(message.key, self._results.file(message.key), nonce))
+
+    def take_bytes(self, message: FileBytes) -> None:
+        """A file has come from another node."""
+        name = message.name
+        if name in self._fetched:
+            self._results.keep_bytes(name, message.data)
+            self._tell(HaveFile(name, self._results.file(name)))
+            self._learnt.append((self._fetched.pop(name), self._results.file(name)))
+        else:
+            self._files.keep(name, message.data)
+            self._tell(HaveFile(name, self._files.file(name)))
+            self._load(name)
+
+    def bytes_of(self, name: str) -> FileBytes:
+        """A file for another node."""
+        return FileBytes(name, (self._results if name in self._results else self._files).raw(name))
+
+    def hand_results(self) -> None:
+        """Tell the idle trial process the results that it does not know yet."""
+        if new := self._learnt[self._n_handed :]:
+            self._n_handed = len(self._learnt)
+            self._hand(LearnResults(tuple(new)))
+
+    def hand_again(self) -> None:
+        """Tell a new trial process everything."""
+        for load in self._loads.values():
+            self._hand(load)
+        self._n_handed = 0
+
+    def close(self) -> None:
+        self._scratch.remove()
+        self._files.close()
+        self._results.close()
+
+    def _open(self, name: str, source: OpenFile, nonce: bytes) -> None:
+        """Open what another process of this node holds, or ask for the bytes."""
+        if self._files.open(name, source, nonce):
+            self._load(name)
+        else:
+            self._tell(NeedFile(name))
+
+    def _load(self, name: str) -> None:
+        file = self._files.file(name)
+        self._loads[name] = LoadStatistics(file) if name == STATISTICS else self._load_of(file)
+        self._hand(self._loads[name])
+
+    def _load_of(self, replica: OpenFile) -> Load:
+        setup = self._setup
+        assert setup is not None
+        folder = setup.job.folder if setup.files is None else self._scratch.write(setup.files)
+        return Load(setup.job, setup.functions, setup.n_threads, replica, folder, setup.summary)

@@ -1,0 +1,66 @@
+"""The trial or probe that a trial process is busy with, as its agent sees it.
+
+Phases: "building" (which may end in "waiting" for works, with the process idle, and begins again), "asking"
+whether to evaluate, "evaluating". A probe is measured while "building".
+"""
+
+import math
+from dataclasses import dataclass
+
+from disttune.runtime.messages import Built, RunTask
+
+PREPARATION_TIMEOUT_S = 3600.0  # quantizing, the baseline, and whatever else is no evaluation of a trial
+
+
+@dataclass
+class TrialRun:
+    """Its phase and how long that may take.
+
+    Args:
+        task: as the master sent it.
+        started_s: when it began; time spent waiting is added, so that it does not count.
+    """
+
+    task: RunTask
+    started_s: float
+
+    def __post_init__(self) -> None:
+        self.built: Built | None = None
+        self.may_go_on = False  # the works it waits for are done
+        self._waits_since_s = 0.0
+        self._enter("building", self.started_s + PREPARATION_TIMEOUT_S)
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.phase == "waiting"
+
+    def wait(self, now_s: float) -> None:
+        """It needs works."""
+        self._waits_since_s = now_s
+        self._enter("waiting", math.inf)
+
+    def go_on(self, now_s: float) -> None:
+        """They are done, and it is built from the beginning."""
+        self.may_go_on = False
+        self.started_s += now_s - self._waits_since_s
+        self._enter("building", now_s + PREPARATION_TIMEOUT_S)
+
+    def ask(self, built: Built) -> None:
+        self.built = built
+        self._enter("asking", math.inf)
+
+    def evaluate(self, now_s: float) -> None:
+        self._enter("evaluating", now_s + self.task.evaluation_timeout_s)
+
+    def overdue(self, now_s: float) -> str:
+        """What took too long; nothing while there is time."""
+        if now_s <= self.deadline_s:
+            return ""
+        if self.phase == "evaluating":
+            limit_s = self.task.evaluation_timeout_s
+            return f"the evaluation took longer than {limit_s:g} s (tuning.trial_timeout)"
+        return f"quantizing took longer than {PREPARATION_TIMEOUT_S:g} s"
+
+    def _enter(self, phase: str, deadline_s: float) -> None:
+        self.phase = phase
+        self.deadline_s = deadline_s
