@@ -145,3 +145,50 @@ def test_layers_read_in_two_ways_are_two_works():
         "second": replace(ALONE, weight=replace(WEIGHT, dtype="int4")),
     }
     assert len(engine(model).missing(Candidate.of(configs))) == 2
+
+
+def fc2_inputs(model, weight):
+    """What fc2 reads when fc1 has this weight."""
+    x = np.concatenate([feed["x"] for feed in feeds(model, 8)])
+    bias = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "b1"))
+    return np.maximum(x @ weight + bias, 0).astype(np.float64)
+
+
+def test_a_sequential_layer_is_fitted_to_what_the_quantized_ops_before_it_give():
+    model = mlp()
+    gptq = OpConfig("weight_only", Scheme("int4", True, "per_channel", method="gptq"))
+    wanted = candidate(model, gptq, "fc1", "fc2")
+    asked = engine(model)
+    (first,) = asked.missing(wanted)
+    complete(asked, candidate(model, gptq, "fc1"))
+    (second,) = asked.missing(wanted)
+    asked.learn(second, asked.run(second))
+
+    built = asked.build(wanted)
+
+    w1, w2 = (numpy_helper.to_array(t) for t in model.graph.initializer if t.name in ("w1", "w2"))
+    q1 = (array(built, "w1_quantized") * array(built, "w1_scale")).astype(np.float32)
+    x, xq = fc2_inputs(model, w1), fc2_inputs(model, q1)
+    inputs = LayerInputs(len(x), (xq.T @ xq)[None], x.sum(0)[None], np.abs(x).sum(0)[None], (xq.T @ x)[None])
+    problem = LayerProblem("fc2", w2.T.astype(np.float64)[None], gptq.weight, inputs)
+    assert second.needs == (first.key,)
+    np.testing.assert_array_equal(
+        array(built, "w2_quantized"), find_layer_algorithm("gptq").solve(problem).codes[0].T
+    )
+
+
+def test_a_sequential_layer_has_another_solution_behind_other_codes():
+    model = mlp()
+    gptq, rtn = (
+        OpConfig("weight_only", Scheme("int4", True, "per_channel", method=m)) for m in ("gptq", "minmax")
+    )
+    ops = {"relu": FLOAT32, "softmax": FLOAT32}
+    asked = engine(model)
+    keys = set()
+    for before in (FLOAT32, rtn, gptq):
+        wanted = Candidate.of({"fc1": before, **ops, "fc2": gptq})
+        while works := asked.missing(wanted):
+            for work in works:
+                asked.learn(work, asked.run(work))
+            keys.add(works[-1].key)
+    assert len(keys) == 4  # fc1 behind nothing; fc2 behind nothing, rtn and gptq
