@@ -34,7 +34,7 @@ def space_of(job: Job) -> Space:
 
     engine = find_engine(job.quantization.engine)
     original = read_model(job.model.path)
-    summary = summarize(prepare(original), original)
+    summary = summarize(prepare(original, recipes=job.quantization.fixed_recipes), original)
     capability = load_capability(job.model.target)
     return build_space(summary, capability, job.quantization, engine.methods, approaches=engine.approaches)
 

@@ -80,9 +80,10 @@ def _recipes_schema() -> dict[str, Any]:
     for recipe in RECIPES.values():
         value = {"enum": list(recipe.values)}
         listed = {"type": "array", "items": value, "minItems": 1}
-        properties[recipe.name] = {
-            "anyOf": [value, listed], "default": recipe.default, "description": recipe.summary,
-        }  # fmt: skip
+        schema: dict[str, Any] = {"anyOf": [value, listed], "default": recipe.default}
+        if recipe.names_op_types:
+            schema = {"type": "array", "items": {"type": "string"}, "default": []}
+        properties[recipe.name] = schema | {"description": recipe.summary}
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
@@ -122,6 +123,11 @@ class QuantizationSection(Section):
         default_factory=dict, description="Options of the whole model: one value fixes it, a list is tried."
     )
 
+    @property
+    def fixed_recipes(self) -> dict[str, RecipeValue]:
+        """Recipes that have one value."""
+        return {name: values[0] for name, values in self.recipes.items() if len(values) == 1}
+
     @field_validator("op_names")
     @classmethod
     def _are_expressions(cls, options: Mapping[str, OpOptions]) -> Mapping[str, OpOptions]:
@@ -140,17 +146,32 @@ class QuantizationSection(Section):
     def _are_known(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             return given
-        values = {k: tuple(v) if isinstance(v, list | tuple) else (v,) for k, v in given.items()}
+        values = {k: _recipe_values(k, v) for k, v in given.items()}
         bad = [(name, given[name], text) for name, v in values.items() if (text := _recipe_mistake(name, v))]
         if bad:
             raise mistakes(bad)
         return values
 
 
+def _recipe_values(name: str, given: Any) -> tuple[Any, ...]:
+    """What a recipe can be set to; a list of op types is one value."""
+    values = tuple(given) if isinstance(given, list | tuple) else (given,)
+    recipe = RECIPES.get(name)
+    if recipe is None or not recipe.names_op_types or not all(isinstance(v, str) for v in values):
+        return values
+    names = {op_type.strip() for value in values for op_type in value.split(",")}
+    return (",".join(sorted(names - {""})),)
+
+
 def _recipe_mistake(name: str, values: tuple[Any, ...]) -> str | None:
     recipe = RECIPES.get(name)
     if recipe is None:
         return unknown_name("recipe", name, RECIPES)
+    if recipe.names_op_types:
+        is_text = len(values) == 1 and recipe.takes(values[0])
+        return (
+            None if is_text else f'must be a list of op types such as ["MatMul"]; {shown(values)} was given'
+        )
     listing = ", ".join(toml_value(v) for v in recipe.values)
     wrong = [v for v in values if not recipe.takes(v)]
     if wrong or not values:

@@ -3,14 +3,16 @@
 Every mistake is one `ModelError` that names the file (or "the model"), the cause and the mend.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto, TensorProto, external_data_helper, version_converter
 
 from disttune.config.errors import ModelError
+from disttune.config.recipes import PREPARING, RECIPES, RecipeValue
 from disttune.quantize.batch_norm import fold_batch_norms
+from disttune.quantize.gemm_to_matmul import split_gemms
 from disttune.quantize.preprocess import first_line, preprocess
 from disttune.quantize.size import LARGE_BYTES
 from disttune.quantize.sources import name_nodes
@@ -112,6 +114,7 @@ def prepare(
     warn: Callable[[str], None] = lambda _: None,
     directory: Path | None = None,
     large_bytes: int = LARGE_BYTES,
+    recipes: Mapping[str, RecipeValue] | None = None,
 ) -> ModelProto:
     """The model that all candidates are made from: optimized, with shapes, every node named.
 
@@ -122,6 +125,7 @@ def prepare(
         warn: called with one line for every step that was changed or left out.
         directory: for temporary files; by default the system's. Nothing stays in it.
         large_bytes: models from this size on go through files with external data.
+        recipes: `graph_optimization_level` and `gemm_to_matmul` count; left out, they are as usual.
     Raises:
         ModelError: the opset is too old and cannot be raised, or onnxruntime cannot load the model.
     """
@@ -129,7 +133,11 @@ def prepare(
     started.CopyFrom(model)
     _make_initializers_constant(started)
     started = _raise_opset(started, warn)
-    prepared = fold_batch_norms(preprocess(started, warn, directory, large_bytes))
+    settings = {name: (recipes or {}).get(name, RECIPES[name].default) for name in PREPARING}
+    level = str(settings["graph_optimization_level"])
+    prepared = fold_batch_norms(preprocess(started, warn, directory, large_bytes, level))
+    if settings["gemm_to_matmul"]:
+        prepared = split_gemms(prepared)
     drop_unused_opsets(prepared)
     name_nodes(prepared, model)
     return prepared

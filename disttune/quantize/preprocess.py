@@ -16,6 +16,7 @@ from onnxruntime.quantization import quant_pre_process
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from disttune.config.errors import ModelError
+from disttune.quantize.activation_fusions import take_apart
 from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.size import model_bytes
 
@@ -23,7 +24,11 @@ _INT_MAX = 2**31 - 1  # default of quant_pre_process: from here on a slice's end
 
 
 def preprocess(
-    model: ModelProto, warn: Callable[[str], None], directory: Path | None, large_bytes: int
+    model: ModelProto,
+    warn: Callable[[str], None],
+    directory: Path | None,
+    large_bytes: int,
+    level: str = "ENABLE_BASIC",
 ) -> ModelProto:
     """Infer shapes and optimize, leaving out what fails.
 
@@ -32,6 +37,7 @@ def preprocess(
         warn: called with one line for each step left out.
         directory: for temporary files.
         large_bytes: from this size on, files have external data.
+        level: of onnxruntime's graph optimization: "DISABLE_ALL", "ENABLE_BASIC" or "ENABLE_EXTENDED".
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
@@ -42,7 +48,11 @@ def preprocess(
         source = folder / "model.onnx"
         onnx.save_model(inferred, source, save_as_external_data=large, location="model.onnx.data")
         try:
-            return _optimized(source, folder / "optimized.onnx", large, skip=False)
+            if level == "ENABLE_EXTENDED":
+                return _optimized(_extended(source, large), folder / "optimized.onnx", large, skip=True)
+            if level == "ENABLE_BASIC":
+                return _optimized(source, folder / "optimized.onnx", large, skip=False)
+            _check_loads(source)
         except _StepError as failure:
             _check_loads(source)
             warn(f"onnxruntime's graph optimization was left out: {failure}")
@@ -94,6 +104,26 @@ def _optimized(source: Path, target: Path, large: bool, skip: bool) -> ModelProt
     if errors:
         raise _StepError(errors[-1].strip().splitlines()[-1])
     return onnx.load(target)
+
+
+def _extended(source: Path, large: bool) -> Path:
+    """The model with the fusions of onnxruntime that have operators of its own."""
+    target = source.with_name("extended.onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(target)
+    if large:
+        key = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(key, target.name + ".data")
+    try:
+        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _StepError(first_line(error)) from None
+    apart = source.with_name("apart.onnx")
+    location = apart.name + ".data"
+    onnx.save_model(take_apart(onnx.load(target)), apart, save_as_external_data=large, location=location)
+    return apart
 
 
 def _check_loads(source: Path) -> None:

@@ -12,8 +12,10 @@ CPU provider finds the patterns that it fuses:
    output means zero and nothing else reads their input: quantizing clips as they do. Their input takes
    the range of their output where they stay.
 5. The output of Softmax has the range 0 to 1.
+6. An op of a type that keeps its outputs in float gives them no codes; an op that reads one still may.
 What onnxruntime's quantizer does otherwise: it fails on a Relu of a constant; it removes a Relu whose
-input a graph inside a node reads.
+input a graph inside a node reads; with rule 6 it removes a Relu that then nothing stands for, and Gather
+gives its output codes all the same.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -104,8 +106,9 @@ def mark_tensors(
     removes_activations: bool,
     quantizes_biases: bool = True,
     excluded: Collection[str] = (),
+    float_outputs: Collection[str] = (),
 ) -> Marks:
-    """Rules 1 to 4 for the static ops of a candidate, and the weights of its weight-only ones.
+    """Rules 1 to 4 and 6 for the static ops of a candidate, and the weights of its weight-only ones.
 
     Args:
         ops: names of the static ops.
@@ -117,12 +120,13 @@ def mark_tensors(
         removes_activations: whether the lowest code of every tensor means zero after a Relu.
         quantizes_biases: whether biases get int32 codes; data elsewhere has codes all the same.
         excluded: tensors that stay in float.
+        float_outputs: op types of rule 6.
     """
     floats = (model.floats | model.float_constants | copies.origins.keys()).difference(excluded)
     marker = _Marker(model, floats, ranged, data_constants, vectors, removes_activations, quantizes_biases)
     for node in model.nodes:
         if node.name in ops:
-            marker.mark(node, copies.inputs_of(node))
+            marker.mark(node, copies.inputs_of(node), node.outputs if node.op_type in float_outputs else ())
         elif node.name in weights_only:
             marker.mark_weights(node, copies.inputs_of(node))
     return marker.marks
@@ -150,9 +154,12 @@ class _Marker:
         self.removes_activations = removes_activations
         self.quantizes_biases = quantizes_biases
         self.marks = Marks()
+        self.in_float: Collection[str] = ()
         self._named_biases: set[str] = set()
 
-    def mark(self, node: FloatNode, inputs: Inputs) -> None:
+    def mark(self, node: FloatNode, inputs: Inputs, in_float: Collection[str] = ()) -> None:
+        """Apply an op's rule; these of its outputs get no codes of it."""
+        self.in_float = in_float
         _RULES.get(node.op_type, _any_op)(self, node, inputs)
         for name in inputs:
             self.marks.readers.setdefault(name, []).append(node.name)
@@ -165,7 +172,7 @@ class _Marker:
     def codes(self, *names: str) -> None:
         """Parameters of its own, unless the tensor is marked already."""
         for name in names:
-            if name in self.floats:
+            if name in self.floats and name not in self.in_float:
                 self.marks.tensors.setdefault(name, None)
 
     def has_codes(self, name: str) -> bool:
@@ -174,7 +181,7 @@ class _Marker:
     def share(self, output: str, source: str) -> None:
         if source in self.vectors:
             self.codes(output)
-        elif output in self.floats:
+        elif output in self.floats and output not in self.in_float:
             self.marks.tensors[output] = source
 
     def bias(self, node: FloatNode, name: str, data: str, weight: str, beta: float = 1.0) -> None:
@@ -195,6 +202,7 @@ class _Marker:
             or model.n_reads[before] != 1
             or before in model.inputs
             or before in model.outputs
+            or after in self.in_float
         ):
             return False
         self.marks.replaced[before] = after

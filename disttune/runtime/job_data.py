@@ -103,7 +103,8 @@ class JobData:
             feeds = _read_feeds(job, unpacked, original)
             evaluators = _make_evaluators(job, unpacked, original)
         warnings = list(feeds.warnings)
-        prepared = prepare(original, warnings.append, directory)
+        recipes = job.quantization.fixed_recipes
+        prepared = prepare(original, warnings.append, directory, recipes=recipes)
         if error := too_new(prepared, job.model):
             raise ModelError(f"{job.model.path}, prepared for quantizing, {error}")
         summary = summarize(prepared, original)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from disttune.config.errors import InputError
+from disttune.config.nearest import unknown_name
 from disttune.config.quantization_section import QuantizationSection
-from disttune.config.recipes import RECIPES, RecipeValue
+from disttune.config.recipes import PREPARING, RECIPES, RecipeValue, op_types_of
 from disttune.config.schemes import FLOAT32, METHODS, OpConfig, Scheme
 from disttune.space.candidate import Candidate
 from disttune.space.capability import APPROACHES, Capability, CapabilityRow
@@ -165,6 +166,7 @@ def build_space(
     rows = capability.select(_approaches(quantization.approach), placement, methods)
     user = UserOptions(summary, quantization.op_types, quantization.op_names, capability.float_types)
     options, in_float = _options_by_op(summary, rows, user)
+    _check_op_types(quantization, summary)
     recipes = resolve_float_recipes(summary, options, quantization.recipes)
     in_float |= {op: f"recipes.{recipe}" for op, recipe in recipes.fixed.items()}
     options = {op: o for op, o in options.items() if op not in recipes.fixed}
@@ -260,8 +262,20 @@ def _other_recipes(
     target: Mapping[str, RecipeValue], given: Mapping[str, tuple[RecipeValue, ...]]
 ) -> dict[str, RecipeValue]:
     """Recipes that are no choice of the space: the job's (one value for each), else the target's."""
-    fixed = {**target, **{name: values[0] for name, values in given.items() if name not in FLOAT_RECIPES}}
+    elsewhere = (*FLOAT_RECIPES, *PREPARING)
+    fixed = {**target, **{name: values[0] for name, values in given.items() if name not in elsewhere}}
     return {name: value for name, value in fixed.items() if value != RECIPES[name].default}
+
+
+def _check_op_types(quantization: QuantizationSection, summary: ModelSummary) -> None:
+    """Refuse op types in a recipe that the model does not have."""
+    present = sorted({op.op_type for op in summary.ops})
+    for recipe, values in quantization.recipes.items():
+        named = op_types_of(values[0]) if RECIPES[recipe].names_op_types else ()
+        for op_type in named:
+            if op_type not in present:
+                text = unknown_name("op type", op_type, present)
+                raise InputError(f"[quantization] recipes.{recipe}: {text}")
 
 
 def _no_quantizable_op(

@@ -116,9 +116,15 @@ _options = _table(
     approach=_one_or_more(st.sampled_from(["static", "dynamic", "weight_only"])),
     fallback=st.sampled_from(["float32", "float16", "bfloat16"]),
 )
-_recipes = _table(
-    **{r.name: _one_or_more(st.booleans()) if r.tunable else st.booleans() for r in RECIPES.values()}
-)
+
+
+def _values(recipe):
+    if recipe.names_op_types:
+        return st.lists(st.sampled_from(["Conv", "MatMul", "Add"]), max_size=3)
+    return st.sampled_from(recipe.values)
+
+
+_recipes = _table(**{r.name: _one_or_more(_values(r)) if r.tunable else _values(r) for r in RECIPES.values()})
 _evaluation = st.one_of(
     st.builds(lambda f, b, h: {"function": f, "baseline": b, "higher_is_better": h}, _functions, _finite,
      st.booleans()),

@@ -163,10 +163,30 @@ def test_name_pattern_that_is_no_regular_expression_is_told():
      "must be one of false, true, or a list of them; 1 was given"),
     ({"dedicated_qdq_pair": []}, "dedicated_qdq_pair",
      "must be one of false, true, or a list of them; [] was given"),
+    ({"gemm_to_matmul": [True, False]}, "gemm_to_matmul",
+     "takes one value (false, true): it is no part of the search"),
+    ({"graph_optimization_level": "ENABLE_ALL"}, "graph_optimization_level",
+     'must be one of "DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", or a list of them; "ENABLE_ALL"'),
+    ({"optypes_to_exclude_output_quant": True}, "optypes_to_exclude_output_quant",
+     'must be a list of op types such as ["MatMul"]; '),
+    ({"optypes_to_exclude_output_quant": ["Conv", 1]}, "optypes_to_exclude_output_quant",
+     'must be a list of op types such as ["MatMul"]; '),
 ])  # fmt: skip
 def test_wrong_recipe_is_told(recipes, place, text):
     line = line_of(least(quantization={"recipes": recipes}))
     assert line.startswith(f"job.toml, [quantization] recipes.{place}: {text}")
+
+
+@pytest.mark.parametrize(("given", "kept"), [
+    ([], ""), ("Conv", "Conv"), (["MatMul", "Conv"], "Conv,MatMul"),
+    (["Conv, MatMul", "Add"], "Add,Conv,MatMul"),
+])  # fmt: skip
+def test_a_list_of_op_types_is_one_value_of_a_recipe(given, kept):
+    name = "optypes_to_exclude_output_quant"
+    job = job_from_dict(least(quantization={"recipes": {name: given}}), FOLDER)
+    again = job_from_dict(job.to_dict(), FOLDER)
+
+    assert job.quantization.fixed_recipes == again.quantization.fixed_recipes == {name: kept}
 
 
 @pytest.mark.parametrize(("evaluation", "line"), [

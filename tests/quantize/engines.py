@@ -12,6 +12,7 @@ import onnxruntime
 from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_dynamic, quantize_static
 
+from disttune.config.recipes import RecipeValue
 from disttune.config.schemes import FLOAT32, OpConfig, Scheme
 from disttune.quantize.digest import serialize
 from disttune.quantize.engine import Engine, EngineSettings, find_engine
@@ -69,20 +70,21 @@ class Tried:
         feeds: Feeds,
         settings: EngineSettings | None = None,
         directory: Path | None = None,
+        recipes: Mapping[str, RecipeValue] | None = None,
     ):
-        self.prepared = prepare(model, directory=directory)
+        self.prepared = prepare(model, directory=directory, recipes=recipes)
         self.summary = summarize(self.prepared, model)
         self.feeds = feeds
         engine = find_engine("reference")
         self.engine: Engine = engine(self.prepared, self.summary, feeds, settings or EngineSettings())
 
-    def candidate(self, configs: Mapping[str, OpConfig], **recipes: bool) -> Candidate:
+    def candidate(self, configs: Mapping[str, OpConfig], **recipes: RecipeValue) -> Candidate:
         """Those ops with those configs, every other one in float."""
         ops = {op.name: configs.get(op.name, FLOAT32) for op in self.summary.ops}
         assert configs.keys() <= ops.keys()
         return Candidate.of(ops, recipes)
 
-    def build(self, configs: Mapping[str, OpConfig], **recipes: bool) -> ModelProto:
+    def build(self, configs: Mapping[str, OpConfig], **recipes: RecipeValue) -> ModelProto:
         return self.engine.build(self.candidate(configs, **recipes))
 
     def ops_of(self, *types: str) -> list[str]:

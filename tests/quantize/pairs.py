@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from onnx import ModelProto
 
+from disttune.config.recipes import RecipeValue
 from disttune.config.schemes import OpConfig
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
@@ -19,13 +20,21 @@ class Pair(Tried):
 
     Args:
         inputs: of the calibration; None: a few random ones.
+        recipes: of the float graph.
     """
 
-    def __init__(self, model: ModelProto, inputs: Feeds | None = None, **dimensions: int):
-        super().__init__(model, feeds(model, 3, **dimensions) if inputs is None else inputs)
+    def __init__(
+        self,
+        model: ModelProto,
+        inputs: Feeds | None = None,
+        recipes: Mapping[str, RecipeValue] | None = None,
+        **dimensions: int,
+    ):
+        inputs = feeds(model, 3, **dimensions) if inputs is None else inputs
+        super().__init__(model, inputs, recipes=recipes)
         self.fast = FastEngine(self.prepared, self.summary, self.feeds, EngineSettings())
 
-    def both(self, configs: Mapping[str, OpConfig], **recipes: bool) -> tuple[ModelProto, ModelProto]:
+    def both(self, configs: Mapping[str, OpConfig], **recipes: RecipeValue) -> tuple[ModelProto, ModelProto]:
         """The models of the reference engine and of the fast one."""
         return self.build(configs, **recipes), self.build_fast(configs, **recipes)
 
@@ -37,7 +46,7 @@ class Pair(Tried):
             if op.has_float_data and op.op_type != "Greater" and (not types or op.op_type in types)
         }
 
-    def build_fast(self, configs: Mapping[str, OpConfig], **recipes: bool) -> ModelProto:
+    def build_fast(self, configs: Mapping[str, OpConfig], **recipes: RecipeValue) -> ModelProto:
         return self.fast.build(self.candidate(configs, **recipes))
 
 

@@ -83,13 +83,15 @@ def test_a_symmetric_percentile_is_over_absolute_values_as_in_quantize_static():
         ("add_qdq_pair_to_weight", "AddQDQPairToWeight", True),
         ("dedicated_qdq_pair", "DedicatedQDQPair", True),
         ("quantize_bias", "QuantizeBias", False),
+        ("optypes_to_exclude_output_quant", "OpTypesToExcludeOutputQuantization", "Conv,MatMul"),
     ],
 )
 @pytest.mark.parametrize("make", MODELS)
 def test_a_recipe_is_the_option_of_quantize_static(make, recipe, option, value):
     t = tried(make)
     configs = t.uniform(static(), *SPEED)
-    assert_as_stock(t.build(configs, **{recipe: value}), stock_static(t, configs, **{option: value}))
+    stock = value.split(",") if isinstance(value, str) else value
+    assert_as_stock(t.build(configs, **{recipe: value}), stock_static(t, configs, **{option: stock}))
 
 
 @pytest.mark.parametrize("make", [*MODELS, shared_weight, with_branches])

@@ -207,6 +207,18 @@ def test_other_recipes_are_in_every_candidate_when_they_differ_from_the_default(
     assert space(chain("Conv")).default_candidate() not in on
 
 
+def test_recipes_of_the_float_graph_are_in_no_candidate():
+    given = {"graph_optimization_level": "ENABLE_EXTENDED", "gemm_to_matmul": True}
+    assert space(chain("Conv"), recipes=given).recipes == {}
+
+
+def test_op_types_in_a_recipe_must_be_in_the_model():
+    name = "optypes_to_exclude_output_quant"
+    assert space(chain("Conv", "Relu"), recipes={name: ["Conv"]}).recipes == {name: "Conv"}
+    with pytest.raises(InputError, match=rf'recipes\.{name}: no op type "Covn"\. Nearest: "Conv"'):
+        space(chain("Conv"), recipes={name: ["Covn"]})
+
+
 def test_every_recipe_that_strategies_may_change_is_a_choice_of_the_space():
     assert {name for name, recipe in RECIPES.items() if recipe.tunable} == set(FLOAT_RECIPES)
 

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import ModelProto
 
 from disttune.config.errors import InternalError, TrialError
-from disttune.config.recipes import RecipeValue
+from disttune.config.recipes import RecipeValue, op_types_of
 from disttune.config.schemes import (
     FLOAT8_DTYPES,
     METHODS,
@@ -36,7 +36,9 @@ from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.weights import QuantizedWeight
 from disttune.space.candidate import Candidate
 
-_RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias"})
+_RECIPES = frozenset(
+    {"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias", "optypes_to_exclude_output_quant"}
+)
 # Recipes that the space has already turned into ops left in float.
 _RESOLVED_RECIPES = frozenset(
     {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
@@ -145,6 +147,7 @@ class Builder:
             removes_activations=not any(map(_keeps_activations, schemes.activations.values())),
             quantizes_biases=recipes.get("quantize_bias") is not False,
             excluded=self._excluded,
+            float_outputs=op_types_of(recipes.get("optypes_to_exclude_output_quant", "")),
         )
         return StaticPlan(
             marks,

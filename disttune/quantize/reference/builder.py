@@ -25,7 +25,9 @@ from disttune.quantize.topology import sort_nodes
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 
-_RECIPES = frozenset({"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias"})
+_RECIPES = frozenset(
+    {"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias", "optypes_to_exclude_output_quant"}
+)
 # Recipes that the space has already turned into ops left in float.
 _RESOLVED_RECIPES = frozenset(
     {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}

@@ -10,7 +10,7 @@ from onnxruntime.quantization.quant_utils import update_opset_version
 from onnxruntime.quantization.quantize import check_static_quant_arguments
 
 from disttune.config.errors import TrialError
-from disttune.config.recipes import RecipeValue
+from disttune.config.recipes import RecipeValue, op_types_of
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.reference.calibration import Calibration
@@ -34,7 +34,8 @@ def quantize_static_ops(
         model: float model with shapes, used up.
         configs: static configs by node name, not empty.
         calibration: ranges of the model's activations.
-        recipes: `add_qdq_pair_to_weight`, `dedicated_qdq_pair` and `quantize_bias`.
+        recipes: `add_qdq_pair_to_weight`, `dedicated_qdq_pair`, `optypes_to_exclude_output_quant` and
+            `quantize_bias`.
     Raises:
         TrialError: the quantizer cannot do it.
     """
@@ -64,6 +65,7 @@ def _quantized(
     types = {node.op_type for node in model.graph.node if node.name in configs}
     weight_type, activation_type = _commonest_types(configs)
     symmetric = any(scheme.symmetric for scheme in schemes.values())
+    float_outputs = op_types_of(recipes.get("optypes_to_exclude_output_quant", ""))
     keeps_zero = all(scheme.method != "distribution" for scheme in schemes.values())
     quantizer = _PerOpQuantizer(
         _with_opset_for(model, overrides),
@@ -78,12 +80,16 @@ def _quantized(
         extra_options={
             "TensorQuantOverrides": overrides,
             "AddQDQPairToWeight": recipes.get("add_qdq_pair_to_weight") is True,
+            "OpTypesToExcludeOutputQuantization": float_outputs,
             "QuantizeBias": recipes.get("quantize_bias") is not False,
             "DedicatedQDQPair": recipes.get("dedicated_qdq_pair") is True,
             # The quantizer removes a Relu that the clipping at its output's lowest code replaces. It looks
             # at the default only, so the default has to be one that holds for all tensors.
             "ActivationSymmetric": symmetric,
-            "QDQKeepRemovableActivations": symmetric or not keeps_zero,
+            # With an output that stays in float it would remove one that nothing replaces.
+            "QDQKeepRemovableActivations": symmetric
+            or not keeps_zero
+            or not {"Relu", "Clip"}.isdisjoint(float_outputs),
         },
     )
     quantized: ModelProto = quantizer.quantize_model()
