@@ -108,7 +108,9 @@ class LayerSolver:
         Raises:
             TrialError: names the layer and the cause.
         """
-        _, group, before, siblings = work.arguments
+        recipes, group, before, siblings = work.arguments
+        if before:  # the builder may hold other solutions of them, or none where nobody asked for this one
+            self.missing(Candidate.of(dict(before)), recipes)
         problems = self._problems(group, before, siblings)
         algorithm = find_layer_algorithm(group[0].method)
         if isinstance(algorithm, JointAlgorithm):

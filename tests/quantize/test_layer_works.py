@@ -192,3 +192,36 @@ def test_a_sequential_layer_has_another_solution_behind_other_codes():
                 asked.learn(work, asked.run(work))
             keys.add(works[-1].key)
     assert len(keys) == 4  # fc1 behind nothing; fc2 behind nothing, rtn and gptq
+
+
+def one_by_one(method, ops):
+    """A model and its candidate whose layers are solved one after another."""
+    scheme = Scheme("int4", True, "per_channel", method=method)
+    model = mlp()
+    return model, candidate(model, OpConfig("weight_only", scheme), *ops)
+
+
+def codes_of_each_work(asked, wanted):
+    """Works of a candidate in the order of doing, each with its result; the engine learns them."""
+    found = []
+    while works := asked.missing(wanted):
+        for work in works:
+            found.append((work, asked.run(work)))
+            asked.learn(*found[-1])
+    return found
+
+
+@pytest.mark.parametrize("was_busy", [False, True], ids=["idle so far", "busy with another candidate"])
+def test_any_rank_that_has_learnt_the_needs_of_a_work_gets_the_same_bits(was_busy):
+    model, wanted = one_by_one("gptq", ["fc1", "fc2"])
+    other = one_by_one("awq", ["fc1", "fc2"])[1]
+    asked, helper = engine(model), engine(model)
+    results = {}
+    for work, result in codes_of_each_work(asked, wanted):
+        if was_busy:
+            codes_of_each_work(helper, other)
+        for need in work.needs:
+            helper.learn(*results[need])
+        np.testing.assert_equal(helper.run(work), result)
+        results[work.key] = (work, result)
+    assert [len(work.needs) for work, _ in results.values()] == [0, 1]
