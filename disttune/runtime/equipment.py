@@ -43,8 +43,8 @@ class Equipment:
         self._setup: Setup | None = None
         self._loads: dict[str, Load | LoadStatistics] = {}
         self._fetched: dict[str, Work] = {}  # on their way, by key
-        self._learnt: list[tuple[Work, OpenFile | str]] = []
-        self._n_handed = 0  # of what is learnt
+        self._known: dict[str, tuple[Work, OpenFile | str]] = {}
+        self._to_hand: list[tuple[Work, OpenFile | str]] = []
 
     @property
     def is_fetching(self) -> bool:
@@ -63,12 +63,15 @@ class Equipment:
         self._open(STATISTICS, message.source, message.nonce)
 
     def use_result(self, message: UseResult) -> None:
-        """Take note of a result, and ask for it if it is in no file of this node."""
+        """Take note of a result, and ask for it if it is in no file of this node.
+
+        One that is known already is handed over again: an engine may forget what it has not used for long.
+        """
         key = message.work.key
         if message.file is None:
-            self._learnt.append((message.work, message.reason))
+            self._know(message.work, message.reason)
         elif self._results.open(key, message.file, message.nonce):
-            self._learnt.append((message.work, self._results.file(key)))
+            self._know(message.work, self._results.file(key))
         else:
             self._fetched[key] = message.work
             self._tell(NeedFile(key))
@@ -83,7 +86,7 @@ class Equipment:
         if name in self._fetched:
             self._results.keep_bytes(name, message.data)
             self._tell(HaveFile(name, self._results.file(name)))
-            self._learnt.append((self._fetched.pop(name), self._results.file(name)))
+            self._know(self._fetched.pop(name), self._results.file(name))
         else:
             self._files.keep(name, message.data)
             self._tell(HaveFile(name, self._files.file(name)))
@@ -94,21 +97,25 @@ class Equipment:
         return FileBytes(name, (self._results if name in self._results else self._files).raw(name))
 
     def hand_results(self) -> None:
-        """Tell the idle trial process the results that it does not know yet."""
-        if new := self._learnt[self._n_handed :]:
-            self._n_handed = len(self._learnt)
-            self._hand(LearnResults(tuple(new)))
+        """Tell the idle trial process the results that it is to use."""
+        if self._to_hand:
+            self._hand(LearnResults(tuple(self._to_hand)))
+            self._to_hand = []
 
     def hand_again(self) -> None:
         """Tell a new trial process everything."""
         for load in self._loads.values():
             self._hand(load)
-        self._n_handed = 0
+        self._to_hand = list(self._known.values())
 
     def close(self) -> None:
         self._scratch.remove()
         self._files.close()
         self._results.close()
+
+    def _know(self, work: Work, result: OpenFile | str) -> None:
+        self._known[work.key] = work, result
+        self._to_hand.append((work, result))
 
     def _open(self, name: str, source: OpenFile, nonce: bytes) -> None:
         """Open what another process of this node holds, or ask for the bytes."""

@@ -7,6 +7,7 @@ answered as such.
 
 import errno
 import platform
+import sys
 import tempfile
 import time
 import traceback
@@ -108,6 +109,7 @@ class TrialWorker:
         self._shared = SharedTensors()
         self._built: BuiltModel | None = None
         self._built_for = -1  # assignment
+        self._asked: tuple[int | None, tuple[str, ...]] | None = None  # for whom, and keys of works
 
     def handle(self, message: object) -> object | None:
         """Do what the message asks; returns the answer, None when it needs none."""
@@ -149,7 +151,7 @@ class TrialWorker:
         try:
             return do()
         except WorksMissingError as missing:
-            return NeedsWorks(None, missing.works)
+            return self._ask(None, missing.works)
         except DisttuneError as error:
             return Refused(task, str(error), error.exit_code)
         except Exception as error:
@@ -161,7 +163,7 @@ class TrialWorker:
         try:
             return do()
         except WorksMissingError as missing:
-            return NeedsWorks(assignment, missing.works)
+            return self._ask(assignment, missing.works)
         except TrialError as error:
             outcome = Outcome("failed", reason=str(error))
         except DisttuneError as error:
@@ -269,6 +271,17 @@ class TrialWorker:
 
     # Works
 
+    def _ask(self, assignment: int | None, works: tuple[Work, ...]) -> object:
+        """Ask for works; an engine that wants the same again right after it has learnt them never ends."""
+        keys = tuple(work.key for work in works)
+        if self._asked != (assignment, keys):
+            self._asked = (assignment, keys)
+            return NeedsWorks(assignment, works)
+        text = f"a fault of disttune, please report it: {works[0].what} is asked for again and again"
+        if assignment is None:
+            return Refused("Export", text, 1)
+        return Answer(assignment, Outcome("failed", reason=text))
+
     def _run_work(self, work: Work) -> WorkDone | WorkDied | Unusable:
         try:
             results = dict(self._the_engines().run(work))
@@ -287,7 +300,12 @@ class TrialWorker:
 
     def _learn(self, message: LearnResults) -> None:
         for work, results in message.results:
-            self._the_engines().learn(work, results if isinstance(results, str) else arrays(mapped(results)))
+            try:
+                self._the_engines().learn(
+                    work, results if isinstance(results, str) else arrays(mapped(results))
+                )
+            except TrialError as error:  # it will be said again of the candidate
+                sys.stderr.write(f"the result of {work.what} cannot be used: {error}\n")
 
     # Tasks
 
@@ -329,6 +347,7 @@ class TrialWorker:
 
     def _new_model(self, candidate: Candidate) -> BuiltModel:
         engine, plain = self._the_engines().of(candidate)
+        self._asked = None
         limits = self._data.job.model
         if isinstance(engine, MakesBlueprints):
             blueprint, shared = engine.blueprint(plain), self._shared
@@ -354,6 +373,7 @@ class TrialWorker:
 
     def _whole_model(self, candidate: Candidate) -> onnx.ModelProto:
         engine, plain = self._the_engines().of(candidate)
+        self._asked = None
         return engine.build(plain)
 
     def _probe(self, assignment: int, probe: Probe) -> Answer:

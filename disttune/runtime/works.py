@@ -1,10 +1,10 @@
 """The works of a search on their way: from the rank that needs one over the one that does it to all nodes.
 
 Pure but for what it sends. Rank 0's agent keeps every result in a memory file; a node gets those that its
-ranks need, each once. A rank is told a result before anything that needs it.
+ranks need, each once. A rank is told a result before anything that needs it, each time: its engine may have
+forgotten it since.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from disttune.quantize.work import Work
@@ -56,7 +56,6 @@ class Works:
         self._warn = warn
         self._pool = WorkPool()
         self._shared: dict[str, Sharing] = {}
-        self._sent: dict[int, set[str]] = defaultdict(set)  # keys that a rank has been told, by rank
         self._export_can_go_on = False
         self._told_s: float | None = None
 
@@ -161,9 +160,6 @@ class Works:
                 self._send(asker.rank, GoOn(asker.assignment))
 
     def _send_result(self, rank: int, key: str) -> None:
-        if key in self._sent[rank]:
-            return
-        self._sent[rank].add(key)
         if key in self._shared:
             self._post([self._shared[key].offer(rank)])
         else:
