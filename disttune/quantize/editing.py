@@ -114,6 +114,17 @@ class GraphEditor:
         node.input[position] = tensor
         self._readers[tensor].append(node)
 
+    def retype(self, node: NodeProto, op_type: str, inputs: Sequence[str]) -> None:
+        """Make a node another op of the default domain, without attributes; name and output stay."""
+        for name in node.input:
+            if name:
+                self._drop_reader(name, node)
+        del node.input[:]
+        del node.attribute[:]
+        node.op_type = op_type
+        for i, name in enumerate(inputs):
+            self.set_input(node, i, name)
+
     def rename_output(self, node: NodeProto, tensor: str) -> None:
         """Let a node write its first output under another name, which nobody else writes any more."""
         self._makers.pop(node.output[0], None)
