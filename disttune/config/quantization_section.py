@@ -78,7 +78,10 @@ class OpOptions(Section):
 def _recipes_schema() -> dict[str, Any]:
     properties = {}
     for recipe in RECIPES.values():
-        value = {"enum": list(recipe.values)}
+        value: dict[str, Any] = {"enum": list(recipe.values)}
+        if recipe.span is not None:
+            number = {"type": "number", "minimum": recipe.span[0], "maximum": recipe.span[1]}
+            value = {"anyOf": [number, value]}
         listed = {"type": "array", "items": value, "minItems": 1}
         schema: dict[str, Any] = {"anyOf": [value, listed], "default": recipe.default}
         if recipe.names_op_types:
@@ -150,7 +153,7 @@ class QuantizationSection(Section):
         bad = [(name, given[name], text) for name, v in values.items() if (text := _recipe_mistake(name, v))]
         if bad:
             raise mistakes(bad)
-        return values
+        return {name: tuple(map(RECIPES[name].as_held, v)) for name, v in values.items()}
 
 
 def _recipe_values(name: str, given: Any) -> tuple[Any, ...]:
@@ -172,7 +175,8 @@ def _recipe_mistake(name: str, values: tuple[Any, ...]) -> str | None:
         return (
             None if is_text else f'must be a list of op types such as ["MatMul"]; {shown(values)} was given'
         )
-    listing = ", ".join(toml_value(v) for v in recipe.values)
+    numbers = [] if recipe.span is None else [f"a number from {recipe.span[0]:g} to {recipe.span[1]:g}"]
+    listing = ", ".join([*numbers, *map(toml_value, recipe.values)])
     wrong = [v for v in values if not recipe.takes(v)]
     if wrong or not values:
         return f"must be one of {listing}, or a list of them; {shown(wrong[0] if wrong else [])} was given"

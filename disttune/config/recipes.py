@@ -11,11 +11,13 @@ class Recipe:
 
     Args:
         name: key below `quantization.recipes`.
-        values: everything it can be set to.
-            Empty for names of op types: a value is a text of them with commas between, sorted.
+        values: everything it can be set to, besides numbers of the span. Empty for names of op types: a
+            value is a text of them with commas between, sorted.
         default: what it is when neither the user nor the strategy sets it.
         tunable: whether strategies may change it when the user leaves it open.
         summary: one sentence for the documentation.
+        span: least and greatest number that it can also be set to.
+        needs: recipe without which it means nothing.
     """
 
     name: str
@@ -23,6 +25,8 @@ class Recipe:
     default: RecipeValue
     tunable: bool
     summary: str
+    span: tuple[float, float] | None = None
+    needs: str = ""
 
     @property
     def names_op_types(self) -> bool:
@@ -33,7 +37,13 @@ class Recipe:
         """Whether it can be set to this value (1 is not true)."""
         if self.names_op_types:
             return isinstance(value, str)
+        if self.span is not None and type(value) in (int, float):
+            return self.span[0] <= value <= self.span[1]  # type: ignore[operator]
         return any(type(v) is type(value) and v == value for v in self.values)
+
+    def as_held(self, value: RecipeValue) -> RecipeValue:
+        """A value that it takes, in the one form that is compared: 1 of a span is 1.0."""
+        return float(value) if self.span is not None and type(value) is int else value
 
 
 _ALL = (
@@ -72,6 +82,34 @@ _ALL = (
     Recipe(
         "gemm_to_matmul", (False, True), False, False,
         "Whether a Gemm with a constant weight becomes MatMul and Add before it is quantized.",
+    ),
+    Recipe(
+        "cross_layer_equalization", (False, True), False, False,
+        "Whether channels of neighbouring layers get weights of equal size before quantizing.",
+    ),
+    Recipe(
+        "cross_layer_equalization_absorb_bias", (False, True), False, False,
+        "Whether equalizing also moves what activations have in common into the next layer's bias.",
+        needs="cross_layer_equalization",
+    ),
+    Recipe(
+        "smooth_quant", (False, True), False, False,
+        "Whether outliers of activations are moved into the weights that read them (SmoothQuant).",
+    ),
+    Recipe(
+        "smooth_quant_alpha", ("auto",), 0.5, True,
+        "How much of an outlier is moved: 0 none, 1 all, auto: chosen for each layer.",
+        span=(0.0, 1.0), needs="smooth_quant",
+    ),
+    Recipe(
+        "smooth_quant_scales_per_op", (False, True), False, False,
+        "Whether every op that reads a tensor gets factors of its own, and a Mul before it.",
+        needs="smooth_quant",
+    ),
+    Recipe(
+        "smooth_quant_conv", (False, True), False, False,
+        "Whether the inputs of Conv are smoothed too.",
+        needs="smooth_quant",
     ),
 )  # fmt: skip
 RECIPES = {recipe.name: recipe for recipe in _ALL}

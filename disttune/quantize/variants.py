@@ -246,9 +246,11 @@ class Variants:
         self, model: ModelProto, recipes: Recipes, number: int
     ) -> Mapping[str, ChannelStatistics] | Work:
         graph_pass = find_pass(ORDER[number])
-        if not graph_pass.channel_tensors(model, dict(recipes)):
+        tensors = graph_pass.channel_tensors(model, dict(recipes))
+        if not tensors:
             return {}
-        work = self._work("channels", recipes, model_digest(model), number)
+        digest = _hash(f"{model_digest(model)}/{sorted(tensors.items())}")
+        work = self._work("channels", recipes, digest, number)
         if work.key in self._failed:
             raise TrialError(self._failed[work.key])
         if work.key in self._channels:

@@ -52,7 +52,9 @@ class Space:
         float_sets: sets of ops that open recipes leave in float, the default first.
         float_recipes: open recipes that leave ops in float, with their ops.
         recipes_off: those of them that are off by default.
-        recipes: values of other recipes that the job fixes, where they differ from the default.
+        recipes: values of other recipes that the job fixes, where they differ from the default; of a list
+            the first.
+        alternatives: all values of other recipes that the job lists, for strategies that try them.
         in_float: ops that the job leaves in float in every candidate, with what says so.
         float_types: that an op can go back to, the one to try first at the front.
         presets: candidates worth an early trial, by name; they may lie outside the space.
@@ -65,6 +67,7 @@ class Space:
     float_recipes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     recipes_off: frozenset[str] = frozenset()
     recipes: Mapping[str, RecipeValue] = field(default_factory=dict)
+    alternatives: Mapping[str, tuple[RecipeValue, ...]] = field(default_factory=dict)
     in_float: Mapping[str, str] = field(default_factory=dict)
     float_types: tuple[str, ...] = ("float32",)
     presets: Mapping[str, Candidate] = field(default_factory=dict)
@@ -180,9 +183,16 @@ def build_space(
         recipes.open,
         recipes.off,
         _other_recipes(capability.recipes, quantization.recipes),
+        _listed(quantization.recipes),
         in_float,
         tuple(sorted(capability.float_types, key=lambda name: name == "float32")),
-        warnings=user.warnings(f"{limits} and this engine"),
+        warnings=(
+            *user.warnings(f"{limits} and this engine"),
+            *(
+                f"[quantization] recipes.{name} has no effect without {RECIPES[name].needs} = true"
+                for name in _inert(quantization.recipes)
+            ),
+        ),
     )
     dynamic = capability.select(("dynamic",), placement, methods)
     taken = frozenset(methods) & capability.methods("static")
@@ -261,10 +271,23 @@ def _rows_of(op: OpSummary, rows: Iterable[CapabilityRow]) -> list[CapabilityRow
 def _other_recipes(
     target: Mapping[str, RecipeValue], given: Mapping[str, tuple[RecipeValue, ...]]
 ) -> dict[str, RecipeValue]:
-    """Recipes that are no choice of the space: the job's (one value for each), else the target's."""
-    elsewhere = (*FLOAT_RECIPES, *PREPARING)
+    """Recipes that are no choice of the space: the first that the job gives, else the target's."""
+    elsewhere = {*FLOAT_RECIPES, *PREPARING, *_inert(given)}
     fixed = {**target, **{name: values[0] for name, values in given.items() if name not in elsewhere}}
     return {name: value for name, value in fixed.items() if value != RECIPES[name].default}
+
+
+def _listed(given: Mapping[str, tuple[RecipeValue, ...]]) -> dict[str, tuple[RecipeValue, ...]]:
+    return {
+        name: tuple(dict.fromkeys(values))
+        for name, values in given.items()
+        if name not in FLOAT_RECIPES and len(set(values)) > 1 and name not in _inert(given)
+    }
+
+
+def _inert(given: Mapping[str, tuple[RecipeValue, ...]]) -> list[str]:
+    """Recipes that mean nothing because the one that they go with is off."""
+    return [name for name in given if (needed := RECIPES[name].needs) and True not in given.get(needed, ())]
 
 
 def _check_op_types(quantization: QuantizationSection, summary: ModelSummary) -> None:

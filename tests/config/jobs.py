@@ -121,7 +121,7 @@ _options = _table(
 def _values(recipe):
     if recipe.names_op_types:
         return st.lists(st.sampled_from(["Conv", "MatMul", "Add"]), max_size=3)
-    return st.sampled_from(recipe.values)
+    return st.sampled_from(recipe.values) | (st.floats(*recipe.span) if recipe.span else st.nothing())
 
 
 _recipes = _table(**{r.name: _one_or_more(_values(r)) if r.tunable else _values(r) for r in RECIPES.values()})

@@ -171,6 +171,12 @@ def test_name_pattern_that_is_no_regular_expression_is_told():
      'must be a list of op types such as ["MatMul"]; '),
     ({"optypes_to_exclude_output_quant": ["Conv", 1]}, "optypes_to_exclude_output_quant",
      'must be a list of op types such as ["MatMul"]; '),
+    ({"smooth_quant_alpha": 1.5}, "smooth_quant_alpha",
+     'must be one of a number from 0 to 1, "auto", or a list of them; 1.5 was given'),
+    ({"smooth_quant_alpha": [0.5, True]}, "smooth_quant_alpha",
+     'must be one of a number from 0 to 1, "auto", or a list of them; true was given'),
+    ({"smooth_quant_alpha": "automatic"}, "smooth_quant_alpha",
+     'must be one of a number from 0 to 1, "auto", or a list of them; "automatic" was given'),
 ])  # fmt: skip
 def test_wrong_recipe_is_told(recipes, place, text):
     line = line_of(least(quantization={"recipes": recipes}))

@@ -68,6 +68,8 @@ def test_full_example_fits():
     {"accuracy": {"criterion": "relativ"}}, {"model": {}}, {"quantization": {"accuracy_level": 5}},
     {"quantization": {"op_types": {"Conv": {"weight": {"dtype": ["int9"]}}}}},
     {"quantization": {"recipes": {"first": True}}}, {"quantization": {"recipes": {"dedicated_qdq_pair": 1}}},
+    {"quantization": {"recipes": {"smooth_quant_alpha": -0.1}}},
+    {"quantization": {"recipes": {"smooth_quant_alpha": ["auto", "off"]}}},
     {"calibration": {"samples": []}}, {"tuning": {"objective": "sise"}},
     {"tuning": {"objective": {"sise": 1}}},
 ])  # fmt: skip

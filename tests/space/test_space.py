@@ -219,8 +219,23 @@ def test_op_types_in_a_recipe_must_be_in_the_model():
         space(chain("Conv"), recipes={name: ["Covn"]})
 
 
-def test_every_recipe_that_strategies_may_change_is_a_choice_of_the_space():
-    assert {name for name, recipe in RECIPES.items() if recipe.tunable} == set(FLOAT_RECIPES)
+def test_every_recipe_that_strategies_may_change_is_a_choice_of_the_space_or_an_alternative():
+    tunable = {name for name, recipe in RECIPES.items() if recipe.tunable}
+    assert tunable == {*FLOAT_RECIPES, "smooth_quant_alpha"}
+
+
+def test_values_that_a_job_lists_for_a_graph_pass_are_alternatives_and_the_first_is_fixed():
+    s = space(chain("Conv"), recipes={"smooth_quant": True, "smooth_quant_alpha": [0.3, "auto", 0.3]})
+    assert s.alternatives == {"smooth_quant_alpha": (0.3, "auto")}
+    assert s.recipes == {"smooth_quant": True, "smooth_quant_alpha": 0.3}
+
+
+def test_a_recipe_without_the_one_it_goes_with_is_left_out_with_a_warning():
+    s = space(chain("Conv"), recipes={"smooth_quant_alpha": [0.3, 0.7]})
+    assert (s.recipes, s.alternatives) == ({}, {})
+    assert s.warnings == (
+        "[quantization] recipes.smooth_quant_alpha has no effect without smooth_quant = true",
+    )
 
 
 def test_equal_choices_reached_by_a_recipe_and_by_fallback_are_equal_candidates():
