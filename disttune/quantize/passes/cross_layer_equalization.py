@@ -8,8 +8,9 @@ For a link from W1 to W2 (see `layer_links`) with r1, r2 the largest weights of 
 4. A Clip on the way: a Relu where its lower bound is 0 and no calibration sample reached its upper one;
    otherwise its bounds become one for each channel, as Max and Min.
 5. With `cross_layer_equalization_absorb_bias`, what all calibration samples have in common goes from the
-   bias of W1 to that of W2, through Relu or nothing, and only where W2 has no padding: c = max(0, least
-   value before Relu) for each channel; with nothing between the middle of least and largest value.
+   bias of W1 to that of W2, where W2 has no padding and nothing but Relu and poolings that keep a shift are
+   between: c = max(0, least value before Relu) for each channel; without Relu the middle of least and
+   largest value.
 
 Source: Nagel et al. 2019 (arXiv:1906.04721), sections 4.1 and 4.2, appendix A. There one goes through all
 layers once, only Conv takes part, c comes from BatchNorm's parameters and is 3 deviations below the mean
@@ -35,6 +36,8 @@ ABSORB_BIAS = "cross_layer_equalization_absorb_bias"
 _MAX_SWEEPS = 40
 _CONVERGED = 1e-3  # of |log S|
 _LARGEST = 64.0
+# What gives f(x - c) = f(x) - c for each channel.
+_SHIFTED = ("Flatten", "Identity", "MaxPool", "GlobalMaxPool", "GlobalAveragePool")
 
 
 @register_pass("cross_layer_equalization")
@@ -164,7 +167,7 @@ def _replace_clip(
 
 def _may_absorb(link: Link) -> bool:
     """Rule 5."""
-    types = [node.op_type for node in link.between if node.op_type != "Flatten"]
+    types = [node.op_type for node in link.between if node.op_type not in _SHIFTED]
     return types in ([], ["Relu"]) and not any(second.pads for second in link.seconds)
 
 

@@ -1,0 +1,81 @@
+"""Recipes through the engine. Oracle: an engine over the changed model itself."""
+
+import pytest
+
+from disttune.config.errors import TrialError
+from disttune.config.schemes import FLOAT32
+from disttune.quantize.digest import model_digest
+from disttune.quantize.engine import EngineSettings
+from disttune.quantize.fast import FastEngine
+from disttune.quantize.graph import prepare
+from disttune.quantize.work import complete
+from disttune.space.candidate import Candidate
+from tests.models import attention, depthwise_cnn, feeds, tiny_cnn
+from tests.quantize.engines import static
+from tests.quantize.passes.measured import applied
+
+RECIPES = [
+    (tiny_cnn, {"cross_layer_equalization": True}),
+    (tiny_cnn, {"cross_layer_equalization": True, "cross_layer_equalization_absorb_bias": True}),
+    (depthwise_cnn, {"cross_layer_equalization": True}),
+    (attention, {"smooth_quant": True}),
+    (attention, {"smooth_quant": True, "smooth_quant_alpha": "auto"}),
+    (tiny_cnn, {"smooth_quant": True, "smooth_quant_conv": True, "smooth_quant_alpha": 0.3}),
+]
+
+
+def engine(model, n=8):
+    return FastEngine(model, None, feeds(model, n), EngineSettings())
+
+
+def candidate(model, recipes):
+    types = ("Conv", "Gemm", "MatMul")
+    ops = {n.name: static() if n.op_type in types else FLOAT32 for n in model.graph.node}
+    return Candidate.of(ops, recipes)
+
+
+@pytest.mark.parametrize(("make", "recipes"), RECIPES)
+def test_a_recipe_gives_the_model_that_the_changed_graph_gives(make, recipes):
+    prepared = prepare(make())
+    name = next(iter(recipes))
+    changed = applied(name, prepared, feeds(prepared, 8), **recipes).model
+    with_recipe = engine(prepared).build(candidate(prepared, recipes))
+    alone = engine(changed).build(candidate(prepared, {}))
+    assert model_digest(with_recipe) == model_digest(alone)
+    assert model_digest(with_recipe) != model_digest(engine(prepared).build(candidate(prepared, {})))
+
+
+def test_two_recipes_are_applied_one_after_the_other():
+    prepared = prepare(tiny_cnn())
+    samples = feeds(prepared, 8)
+    equalized = applied("cross_layer_equalization", prepared, samples).model
+    both = applied("smooth_quant", equalized, samples, smooth_quant_conv=True).model
+    recipes = {"cross_layer_equalization": True, "smooth_quant": True, "smooth_quant_conv": True}
+    built = engine(prepared).build(candidate(prepared, recipes))
+    assert model_digest(built) == model_digest(engine(both).build(candidate(prepared, {})))
+
+
+def test_values_of_alpha_share_one_measurement_of_channels():
+    prepared = prepare(attention())
+    tried = engine(prepared)
+    first = candidate(prepared, {"smooth_quant": True, "smooth_quant_alpha": 0.3})
+    assert [work.kind for work in tried.missing(first)] == ["channels"]
+    complete(tried, first)
+    other = candidate(prepared, {"smooth_quant": True, "smooth_quant_alpha": 0.7})
+    assert {work.kind for work in tried.missing(other)} == {"statistics"}
+
+
+def test_absorbing_measures_what_equalizing_alone_does_not():
+    prepared = prepare(tiny_cnn())
+    tried = engine(prepared)
+    plain = {"cross_layer_equalization": True}
+    assert {work.kind for work in tried.missing(candidate(prepared, plain))} == {"statistics"}
+    absorbing = candidate(prepared, {**plain, "cross_layer_equalization_absorb_bias": True})
+    assert [work.kind for work in tried.missing(absorbing)] == ["channels"]
+
+
+def test_without_samples_a_recipe_that_needs_them_is_told():
+    prepared = prepare(attention())
+    tried = FastEngine(prepared, None, [], EngineSettings())
+    with pytest.raises(TrialError, match="needs calibration feeds, and there are none"):
+        tried.missing(candidate(prepared, {"smooth_quant": True}))
