@@ -42,7 +42,7 @@ def register_strategy(name: str) -> Callable[[C], C]:
 
 def strategy_names() -> list[str]:
     """Every name that `make_strategy` accepts, sorted (a user's file is accepted as well)."""
-    _import_shipped()
+    import_shipped()
     return sorted({*_REGISTERED, *(e.name for e in _entry_points())})
 
 
@@ -81,7 +81,7 @@ def make_strategy(name: str, kwargs: Mapping[str, Any], folder: Path) -> Strateg
 
 
 def _find(name: str) -> type:
-    _import_shipped()
+    import_shipped()
     if name in _REGISTERED:
         return _REGISTERED[name]
     for entry in _entry_points():
@@ -135,7 +135,8 @@ def _load_file(reference: str, folder: Path) -> type:
     return cls
 
 
-def _import_shipped() -> None:
+def import_shipped() -> None:
+    """Import every module of this package, so that all it registers is known."""
     package = importlib.import_module("disttune.strategy")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"disttune.strategy.{module.name}")

@@ -9,6 +9,7 @@ stages, and returns the space to go on with. They run in the order of their name
 from collections.abc import Callable, Generator
 
 from disttune.space.space import Space
+from disttune.strategy.registry import import_shipped
 from disttune.strategy.stage import Stage, StageResult
 from disttune.strategy.tuning import Tuning
 
@@ -28,6 +29,7 @@ def register_start(name: str) -> Callable[[StartStage], StartStage]:
 
 def start(tuning: Tuning) -> Generator[Stage, StageResult, Space]:
     """Run every start stage; returns the space with what they have settled."""
+    import_shipped()
     space = tuning.space
     for name in sorted(_REGISTERED):
         space = yield from _REGISTERED[name](tuning, space)
