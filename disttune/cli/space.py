@@ -31,12 +31,22 @@ def space_of(job: Job) -> Space:
     from disttune.quantize.engine import find_engine
     from disttune.quantize.graph import prepare, read_model
     from disttune.quantize.summary import summarize
+    from disttune.runtime.hosts import this_host
 
     engine = find_engine(job.quantization.engine)
     original = read_model(job.model.path)
     summary = summarize(prepare(original, recipes=job.quantization.fixed_recipes), original)
     capability = load_capability(job.model.target)
-    return build_space(summary, capability, job.quantization, engine.methods, approaches=engine.approaches)
+    asked = job.quantization.reduce_range
+    reduce_range = asked if asked is not None else capability.saturates and this_host().saturates
+    return build_space(
+        summary,
+        capability,
+        job.quantization,
+        engine.methods,
+        approaches=engine.approaches,
+        reduce_range=reduce_range,
+    )
 
 
 def print_space(space: Space, console: Console) -> None:

@@ -115,6 +115,11 @@ class QuantizationSection(Section):
         le=4,
         description="Of MatMulNBits: 0 unset, 1 float32, 2 float16, 3 bfloat16, 4 int8.",
     )
+    reduce_range: bool | None = Field(
+        default=None,
+        description="Whether int8 weights of ops on 8-bit codes take 7 bits. Left out: where a CPU of the "
+        "job has no VNNI, so that sums of products would saturate.",
+    )
     op_types: Mapping[Text, OpOptions] = Field(
         default_factory=dict, description="Options by ONNX operator type, e.g. [quantization.op_types.Conv]."
     )

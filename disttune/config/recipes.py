@@ -112,6 +112,8 @@ _ALL = (
         needs="smooth_quant",
     ),
 )  # fmt: skip
+# Of a candidate whose weights take one bit less; a job says `quantization.reduce_range`.
+REDUCE_RANGE = "reduce_range"
 RECIPES = {recipe.name: recipe for recipe in _ALL}
 PREPARING = ("graph_optimization_level", "gemm_to_matmul")  # part of the float graph, not of a candidate
 

@@ -77,6 +77,8 @@ class Scheme:
         method: threshold method, a key of `METHODS`; for weights also a key of `WEIGHT_METHODS`.
         parameter: the method's parameter (percentile: percent of the mass kept); None: its default, or none.
         options: of a weight method, (name, value) pairs sorted by name, only those other than by default.
+        reduce_range: of weights: spread over one bit less (int8: -64 to 64), so that sums of two products
+            with uint8 stay inside 16 bits.
     """
 
     dtype: str
@@ -86,6 +88,7 @@ class Scheme:
     method: str = "minmax"
     parameter: float | None = None
     options: tuple[tuple[str, OptionValue], ...] = ()
+    reduce_range: bool = False
 
     def __post_init__(self) -> None:
         if self.parameter is not None:  # 99 and 99.0 are one scheme, so they must have one digest
@@ -96,9 +99,10 @@ class Scheme:
         return dict(self.options).get(name, WEIGHT_METHODS[self.method].options.get(name, False))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; fields that stand at None and empty options are left out."""
+        """Plain JSON types; fields that stand at None, empty options and a full range are left out."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
         values["options"] = dict(self.options) or None
+        values["reduce_range"] = self.reduce_range or None
         return {k: v for k, v in values.items() if v is not None}
 
     @classmethod
@@ -110,7 +114,8 @@ class Scheme:
         method = self.method if self.parameter is None else f"{self.method} {self.parameter:g}"
         if self.options:
             method += f" ({', '.join(f'{name}={value}' for name, value in self.options)})"
-        return f"{self.dtype} {'symmetric' if self.symmetric else 'asymmetric'} {shape} {method}"
+        dtype = f"{self.dtype} (reduced range)" if self.reduce_range else self.dtype
+        return f"{dtype} {'symmetric' if self.symmetric else 'asymmetric'} {shape} {method}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,28 +121,24 @@ def affine_arrays(
     return scale, np.where(empty, 0, zero_point).astype(np.int64)
 
 
-def parameters(
-    rmin: float, rmax: float, scheme: Scheme, *, reduce_range: bool = False
-) -> tuple[np.float32, int]:
+def parameters(rmin: float, rmax: float, scheme: Scheme) -> tuple[np.float32, int]:
     """Scale and zero point of a range by its scheme: `affine`, with rule 5 for power-of-two methods.
 
     Raises:
         TrialError: an end is NaN or infinite.
     """
-    scale, zero_point = parameter_arrays(rmin, rmax, scheme, reduce_range=reduce_range)
+    scale, zero_point = parameter_arrays(rmin, rmax, scheme)
     return np.float32(scale), int(zero_point)
 
 
-def parameter_arrays(
-    rmin: ArrayLike, rmax: ArrayLike, scheme: Scheme, *, reduce_range: bool = False
-) -> tuple[Float32Array, IntArray]:
+def parameter_arrays(rmin: ArrayLike, rmax: ArrayLike, scheme: Scheme) -> tuple[Float32Array, IntArray]:
     """`parameters` of many ranges at once; arrays of any equal shape."""
     return affine_arrays(
         rmin,
         rmax,
         scheme.dtype,
         scheme.symmetric,
-        reduce_range=reduce_range,
+        reduce_range=scheme.reduce_range,
         power_of_two=has_power_of_two_scale(scheme),
     )
 
@@ -208,8 +204,6 @@ def levels_of(
     rmax: FloatArray,
     scheme: Scheme,
     codes: Codes | None = None,
-    *,
-    reduce_range: bool = False,
 ) -> Levels:
     """The levels of the quantizers that `parameters` gives for ranges.
 
@@ -217,9 +211,8 @@ def levels_of(
         rmin, rmax: shape (n,).
         scheme: of all of them.
         codes: codes in use; None: all of the type, as QuantizeLinear saturates. float8 uses all.
-        reduce_range: see `affine`.
     """
-    scale, zero_point = parameter_arrays(rmin, rmax, scheme, reduce_range=reduce_range)
+    scale, zero_point = parameter_arrays(rmin, rmax, scheme)
     scales = scale.astype(np.float64)[:, None]
     if scheme.dtype in FLOAT8_DTYPES:
         values = float8_values(scheme.dtype).astype(np.float64)

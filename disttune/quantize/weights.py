@@ -110,9 +110,7 @@ class QuantizedWeight:
         return np.take(spread, range(self.codes.shape[self.axis]), axis=self.axis)
 
 
-def quantize_weight(
-    weight: Weight, scheme: Scheme, axis: int | None = None, *, reduce_range: bool = False
-) -> QuantizedWeight:
+def quantize_weight(weight: Weight, scheme: Scheme, axis: int | None = None) -> QuantizedWeight:
     """A weight's codes by a scheme.
 
     Args:
@@ -120,7 +118,6 @@ def quantize_weight(
         scheme: its method gives the range of each tensor, channel or group.
         axis: of the channels, or along which groups run; may be negative. With None, per channel is per
             tensor.
-        reduce_range: spread ranges over one bit less (int8: -64 to 64, uint8: 0 to 127).
     Raises:
         TrialError: the weight holds NaN or infinity, or groups have no axis or no size.
     """
@@ -131,7 +128,7 @@ def quantize_weight(
     if grouped and (axis is None or not scheme.group_size):
         raise TrialError(f"{scheme}: groups need an axis to run along and a size")
     axis = _axis(values, scheme, axis)
-    scale, zero_point = _parameters(values, scheme, axis, reduce_range)
+    scale, zero_point = _parameters(values, scheme, axis)
     return QuantizedWeight(
         codes=np.zeros(values.shape, HELD_AS[scheme.dtype]),
         scale=scale,
@@ -139,15 +136,15 @@ def quantize_weight(
         dtype=scheme.dtype,
         axis=axis,
         block_size=scheme.group_size if grouped else None,
-        code_range=code_range_of(scheme, reduce_range),
+        code_range=code_range_of(scheme),
     ).rescaled(values, scale)
 
 
-def code_range_of(scheme: Scheme, reduce_range: bool = False) -> Codes | None:
+def code_range_of(scheme: Scheme) -> Codes | None:
     """Lowest and highest code that weights of a scheme use; None for float8."""
     if scheme.dtype in FLOAT8_DTYPES:
         return None
-    return code_range(scheme.dtype, scheme.symmetric, reduce_range=reduce_range)
+    return code_range(scheme.dtype, scheme.symmetric, reduce_range=scheme.reduce_range)
 
 
 def packed(codes: CodeArray, dtype: str) -> bytes:
@@ -167,9 +164,7 @@ def _axis(values: Float32Array, scheme: Scheme, axis: int | None) -> int | None:
     return range(values.ndim)[axis]
 
 
-def _parameters(
-    values: Float32Array, scheme: Scheme, axis: int | None, reduce_range: bool
-) -> tuple[Float32Array, CodeArray]:
+def _parameters(values: Float32Array, scheme: Scheme, axis: int | None) -> tuple[Float32Array, CodeArray]:
     """Scale and zero point of the tensor, of each channel, or of each group."""
     if axis is None:
         shape: tuple[int, ...] = ()
@@ -183,12 +178,7 @@ def _parameters(
         n_groups = -(-values.shape[axis] // scheme.group_size)
         shape = (n_groups, *values.shape[:axis], *values.shape[axis + 1 :])
         parts = _groups(np.moveaxis(values, axis, 0), scheme.group_size)
-    found = [
-        parameter_arrays(
-            *slice_ranges(rows, scheme, reduce_range=reduce_range), scheme, reduce_range=reduce_range
-        )
-        for rows in parts
-    ]
+    found = [parameter_arrays(*slice_ranges(rows, scheme), scheme) for rows in parts]
     scale = np.concatenate([scale for scale, _ in found]).reshape(shape)
     zero_point = np.concatenate([zero for _, zero in found]).astype(HELD_AS[scheme.dtype]).reshape(shape)
     if axis is not None and scheme.granularity == "per_group":

@@ -4,17 +4,63 @@ import os
 import platform
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from disttune.runtime.messages import Host
+
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 
 
 def this_host() -> Host:
     """What this process tells of its machine; `DISTTUNE_NODE` overrides how its node is told apart."""
     cores = tuple(sorted(os.sched_getaffinity(0)))
     return Host(
-        socket.gethostname(), os.environ.get("DISTTUNE_NODE", _node()), os.getpid(), cores, _n_cores(), _cpu()
+        socket.gethostname(),
+        os.environ.get("DISTTUNE_NODE", _node()),
+        os.getpid(),
+        cores,
+        _n_cores(),
+        _cpu(),
+        saturates(_cpu_flags()),
+    )
+
+
+def saturates(flags: Collection[str]) -> bool:
+    """Whether sums of two products of uint8 and int8 saturate in onnxruntime's kernels.
+
+    They do where it takes the AVX2 or AVX-512 kernels without the instructions made for it; other processors
+    widen the products first.
+
+    Args:
+        flags: of the processor, as /proc/cpuinfo has them.
+    """
+    return "avx2" in flags and not VNNI.intersection(flags)
+
+
+def reduced_range(asked: bool | None, recorded: bool | None, hosts: Mapping[int, Host]) -> tuple[bool, str]:
+    """Whether weights take one bit less on all ranks, and a sentence for the user where that is new to him.
+
+    Args:
+        asked: what the job says; None leaves it to the processors.
+        recorded: what the first session of a job decided that goes on; None for a new job.
+        hosts: of all ranks: one decision holds for all, so that they measure the same models.
+    """
+    weak = [rank for rank, host in sorted(hosts.items()) if host.saturates]
+    if asked is not None:
+        return asked, ""
+    if recorded is not None:
+        kept = "7 bits" if recorded else "8 bits"
+        sentence = (
+            f"the processors are others than in the first session: weights keep the {kept} decided then"
+        )
+        return recorded, sentence if recorded != bool(weak) else ""
+    if not weak:
+        return False, ""
+    cpus = sorted({hosts[rank].cpu for rank in weak})
+    return True, (
+        f"{', '.join(cpus)} has no VNNI and saturates sums of 8-bit products: int8 weights of ops on 8-bit "
+        "codes take 7 bits on all ranks (quantization.reduce_range = false keeps 8)"
     )
 
 
@@ -58,10 +104,19 @@ def _n_cores() -> int:
 
 
 def _cpu() -> str:
+    return _cpu_fact("model name") or platform.machine()
+
+
+def _cpu_flags() -> frozenset[str]:
+    return frozenset(_cpu_fact("flags").split())
+
+
+def _cpu_fact(name: str) -> str:
+    """What the system says of the first core; empty where it does not say."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
+            if line.startswith(name):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.machine()
+    return ""

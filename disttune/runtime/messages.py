@@ -53,6 +53,7 @@ class Host:
         cores: logical cores this rank may use (its affinity mask).
         n_cores: cores of the machine that any process of this job could use.
         cpu: model name of the processor.
+        saturates: whether sums of two products of uint8 and int8 saturate on it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Host:
     cores: tuple[int, ...]
     n_cores: int
     cpu: str
+    saturates: bool = False
 
 
 # Agent to master

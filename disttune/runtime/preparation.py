@@ -12,8 +12,9 @@ from disttune.config.errors import InputError
 from disttune.config.goal import Goal
 from disttune.config.job import Job
 from disttune.config.job_file import dump_job
+from disttune.config.recipes import REDUCE_RANGE
 from disttune.runtime.crew import Crew
-from disttune.runtime.hosts import binding_warning, share_threads
+from disttune.runtime.hosts import binding_warning, reduced_range, share_threads
 from disttune.runtime.journal import Journal, JournalContents
 from disttune.runtime.listener import Listener, Opening
 from disttune.runtime.messages import (
@@ -135,6 +136,7 @@ class Preparation:
             quantization,
             message.engine_methods,
             approaches=message.engine_approaches,
+            reduce_range=self._reduce_range(),
         )
         for warning in self._space.warnings:
             self._warn(warning)
@@ -146,6 +148,17 @@ class Preparation:
         self._recording = JournalRecording(self._contents.records, self._space.ops)
         self._set_up_home(message)
         self._begin_baseline()
+
+    def _reduce_range(self) -> bool:
+        """One decision for all ranks and all sessions."""
+        asked = self._job.quantization.reduce_range
+        if not self._capability.saturates:
+            return asked is True
+        first = next((r for r in self._contents.records if isinstance(r, SessionRecord)), None)
+        decided, sentence = reduced_range(asked, first.reduce_range if first else None, self.hosts)
+        if sentence:
+            self._warn(sentence)
+        return decided
 
     def _header(self, prepared: Prepared) -> JobRecord:
         return JobRecord(
@@ -165,6 +178,7 @@ class Preparation:
         assert recorded is not None
         for difference in version_differences(recorded, header):
             self._warn(f"{difference}: metrics may differ in the last bits")
+        assert self._space is not None
         hosts = self.hosts.values()
         self.journal.append(
             SessionRecord(
@@ -174,6 +188,7 @@ class Preparation:
                 hosts=tuple(dict.fromkeys(h.name for h in hosts)),
                 started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 cpus={h.name: h.cpu for h in hosts},
+                reduce_range=REDUCE_RANGE in self._space.recipes,
             )
         )
 

@@ -74,6 +74,7 @@ class SessionRecord(Record):
         hosts: one for each node.
         started: ISO 8601 date and time.
         cpus: host -> CPU model; results need not be bit-equal between models.
+        reduce_range: whether weights take one bit less; the first session decides.
     """
 
     kind: ClassVar[str] = "session"
@@ -82,6 +83,7 @@ class SessionRecord(Record):
     hosts: tuple[str, ...]
     started: str
     cpus: dict[str, str]
+    reduce_range: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

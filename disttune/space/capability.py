@@ -75,6 +75,7 @@ class Capability:
         recipes: values of recipes where the job says nothing, as far as they are not the usual ones.
         weights_alone: types of weights that it takes beside float activations.
         one_activation_dtype: whether the activations that an op reads and writes must have one type.
+        saturates: whether it computes with this machine's CPU, where sums of 8-bit products may saturate.
     """
 
     target: str
@@ -84,6 +85,7 @@ class Capability:
     recipes: Mapping[str, RecipeValue] = field(default_factory=dict)
     weights_alone: tuple[str, ...] = ()
     one_activation_dtype: bool = False
+    saturates: bool = False
 
     def methods(self, approach: str) -> frozenset[str]:
         """Names of the threshold methods that some row with this approach has for activations."""
@@ -141,7 +143,7 @@ def parse_capability(text: str, target: str) -> Capability:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InternalError(f"{where}: {error}") from error
-    optional = {"recipes", "weights_alone", "one_activation_dtype"}
+    optional = {"recipes", "weights_alone", "one_activation_dtype", "saturates"}
     _check_keys(data, {"placement", "float_types", "rows"}, optional, where)
     rows = _list(data["rows"], dict, f"{where}: rows")
     return Capability(
@@ -154,6 +156,7 @@ def parse_capability(text: str, target: str) -> Capability:
         if "weights_alone" in data
         else (),
         _one_of(data.get("one_activation_dtype", False), (False, True), f"{where}: one_activation_dtype"),
+        _one_of(data.get("saturates", False), (False, True), f"{where}: saturates"),
     )
 
 

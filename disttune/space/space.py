@@ -13,7 +13,7 @@ from functools import cached_property
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.config.quantization_section import QuantizationSection
-from disttune.config.recipes import PREPARING, RECIPES, RecipeValue, op_types_of
+from disttune.config.recipes import PREPARING, RECIPES, REDUCE_RANGE, RecipeValue, op_types_of
 from disttune.config.schemes import FLOAT32, METHODS, OpConfig, Scheme
 from disttune.space.candidate import Candidate
 from disttune.space.capability import APPROACHES, Capability, CapabilityRow
@@ -152,6 +152,7 @@ def build_space(
     methods: Collection[str] = frozenset(METHODS),
     placement: str | None = None,
     approaches: Collection[str] = frozenset(APPROACHES),
+    reduce_range: bool = False,
 ) -> Space:
     """The tuning space of a job.
 
@@ -162,6 +163,7 @@ def build_space(
         methods: names of the threshold methods that the engine can do.
         placement: "speed" or "all"; None: what the section says, else the target's.
         approaches: that the engine can build, for the presets.
+        reduce_range: whether weights take one bit less in all candidates.
     Raises:
         InputError: no op can be quantized, a key matches no op, or no algorithm has this approach.
     """
@@ -182,7 +184,8 @@ def build_space(
         recipes.sets,
         recipes.open,
         recipes.off,
-        _other_recipes(capability.recipes, quantization.recipes),
+        _other_recipes(capability.recipes, quantization.recipes)
+        | ({REDUCE_RANGE: True} if reduce_range else {}),
         _listed(quantization.recipes),
         in_float,
         tuple(sorted(capability.float_types, key=lambda name: name == "float32")),

@@ -4,14 +4,17 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
 from disttune.cli import main
 from disttune.config.job_file import json_schema
+from disttune.runtime.hosts import this_host
 from disttune.runtime.run_directory import RunDirectory
 from tests.cli.jobs import write_job
 from tests.models import Graph, value
@@ -270,6 +273,56 @@ def test_a_space_of_10_to_the_30_is_counted_at_once(call, job):
 
     assert code == 0
     assert "about 1.5 x 10^54 candidates op by op" in out
+
+
+# Reduced ranges
+
+
+@pytest.fixture
+def weak_cpu(monkeypatch):
+    """As if this machine had no VNNI."""
+    here = replace(this_host(), saturates=True, cpu="Old CPU")
+    monkeypatch.setattr("disttune.runtime.ranks.this_host", lambda: here)
+
+
+def largest_code(path: Path) -> int:
+    arrays = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+    return max(int(np.abs(a.astype(int)).max()) for a in arrays if a.dtype == np.int8 and a.ndim > 1)
+
+
+def test_weights_take_7_bits_where_a_processor_saturates_and_that_is_said_once(call, job, weak_cpu):
+    code, out, _ = call("tune", job, "-o", "run", "--set", "tuning.strategy=default")
+
+    assert code == 0
+    assert out.count("Old CPU has no VNNI") == 1
+    assert result(Path("run"))["best"]["candidate"]["recipes"] == {"reduce_range": True}
+    assert largest_code(Path("run/best.onnx")) == 64
+
+
+def test_the_job_has_the_last_word_on_reduced_ranges(call, job, weak_cpu):
+    setting = ("--set", "tuning.strategy=default", "--set")
+    call("tune", job, "-o", "run", *setting, "quantization.reduce_range=false")
+    assert largest_code(Path("run/best.onnx")) == 127
+    for target, most in (("ort-cpu", 64), ("openvino", 64)):
+        arguments = (*setting, f"model.target={target}", "--set", "quantization.reduce_range=true")
+        call("tune", job, "-o", target, *arguments)
+        assert largest_code(Path(target) / "best.onnx") == most
+    call("tune", job, "-o", "default", *setting, "model.target=openvino")
+    assert largest_code(Path("default/best.onnx")) == 127  # it does not run on this machine's CPU
+
+
+def test_a_resume_on_another_processor_keeps_what_was_decided(call, job, weak_cpu, monkeypatch):
+    setting = ("--set", "tuning.strategy=random", "--set", "tuning.stop_at=budget", "--set")
+    call("tune", job, "-o", "run", *setting, "tuning.max_trials=1")
+    strong = replace(this_host(), saturates=False)
+    monkeypatch.setattr("disttune.runtime.ranks.this_host", lambda: strong)
+
+    code, out, _ = call("tune", job, "-o", "run", *setting, "tuning.max_trials=3")
+
+    assert code == 0
+    assert out.count("weights keep the 7 bits decided then") == 1
+    assert result(Path("run"))["trials"] == 3
+    assert largest_code(Path("run/best.onnx")) == 64
 
 
 # Targets

@@ -65,3 +65,11 @@ def test_wrong_method_is_told(text, message):
     with pytest.raises(InputError) as caught:
         parse_method(text)
     assert str(caught.value) == message
+
+
+def test_a_reduced_range_is_written_where_it_is_one_and_read_again():
+    scheme = Scheme("int8", True, reduce_range=True)
+    assert scheme.to_dict()["reduce_range"] is True
+    assert "reduce_range" not in Scheme("int8", True).to_dict()
+    assert Scheme.from_dict(scheme.to_dict()) == scheme
+    assert str(scheme) == "int8 (reduced range) symmetric per tensor minmax"

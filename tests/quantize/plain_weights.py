@@ -17,14 +17,14 @@ FLOAT8 = {"float8e4m3fn": ml_dtypes.float8_e4m3fn, "float8e5m2": ml_dtypes.float
 class PlainSlice:
     """Values, and what a quantizer makes of them."""
 
-    def __init__(self, values: Sequence[float], scheme: Scheme, reduce_range: bool = False):
+    def __init__(self, values: Sequence[float], scheme: Scheme):
         self.values = [np.float32(v) for v in values]
         self.low = min(0.0, *map(float, self.values))
         self.high = max(0.0, *map(float, self.values))
-        self.scheme, self.reduce_range = scheme, reduce_range
+        self.scheme, self.reduce_range = scheme, scheme.reduce_range
 
     def quantized(self, low: float, high: float) -> list[np.float32]:
-        scale, zero_point = parameters(low, high, self.scheme, reduce_range=self.reduce_range)
+        scale, zero_point = parameters(low, high, self.scheme)
         made = []
         for value in self.values:
             step = value / scale
@@ -49,7 +49,7 @@ class PlainSlice:
         return total
 
     def outermost(self, low: float, high: float) -> tuple[np.float32, np.float32]:
-        scale, zero_point = parameters(low, high, self.scheme, reduce_range=self.reduce_range)
+        scale, zero_point = parameters(low, high, self.scheme)
         if self.scheme.dtype in FLOAT8_DTYPES:
             most = np.float32(float8_max(self.scheme.dtype))
             return -most * scale, most * scale
@@ -128,7 +128,7 @@ def sqnr(values: PlainSlice, gamma: float) -> Range:
 def pow2_mse(values: PlainSlice) -> Range:
     scheme, low, high = values.scheme, values.low, values.high
     search = PlainSearch(values, values.error)
-    scale = float(parameters(low, high, scheme, reduce_range=values.reduce_range)[0])
+    scale = float(parameters(low, high, scheme)[0])
     for _ in range(7):
         scale /= 2
         if scheme.dtype in FLOAT8_DTYPES:

@@ -1,5 +1,7 @@
 """Codes of weights, against onnxruntime's tool, onnx's own casts and slow plain loops."""
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -57,7 +59,7 @@ def inside(codes: np.ndarray, dtype: str, symmetric: bool, reduce_range: bool) -
 @given(weights, st.sampled_from(INTEGER_DTYPES), st.booleans(), st.booleans())
 def test_codes_per_tensor_equal_those_of_onnxruntime(weight, dtype, symmetric, reduce_range):
     zero_point, scale, codes = quantize_data(weight.ravel(), onnx_type(dtype), symmetric, reduce_range)
-    ours = quantize_weight(weight, Scheme(dtype, symmetric), reduce_range=reduce_range)
+    ours = quantize_weight(weight, Scheme(dtype, symmetric, reduce_range=reduce_range))
     np.testing.assert_array_equal(ours.codes.ravel(), inside(codes, dtype, symmetric, reduce_range))
     assert ours.scale == scale
     assert ours.zero_point == zero_point
@@ -68,7 +70,7 @@ def test_codes_per_tensor_equal_those_of_onnxruntime(weight, dtype, symmetric, r
 @given(weights, st.sampled_from(INTEGER_DTYPES), st.booleans(), st.booleans(), st.data())
 def test_codes_per_channel_equal_those_of_onnxruntime(weight, dtype, symmetric, reduce_range, data):
     axis = data.draw(st.integers(-weight.ndim, weight.ndim - 1))
-    ours = quantize_weight(weight, Scheme(dtype, symmetric, "per_channel"), axis, reduce_range=reduce_range)
+    ours = quantize_weight(weight, Scheme(dtype, symmetric, "per_channel", reduce_range=reduce_range), axis)
     assert ours.axis == axis % weight.ndim
     for i in range(weight.shape[axis]):
         channel = weight.take(i, axis)
@@ -122,7 +124,7 @@ def test_groups_are_quantized_each_on_its_own(weight, dtype, symmetric, size, da
 @given(weights, st.sampled_from(QUANTIZED_DTYPES), st.booleans(), st.booleans())
 def test_zeros_stay_zeros_and_all_is_off_by_half_a_step_at_most(weight, dtype, symmetric, reduce_range):
     weight = weight[np.newaxis] * np.float32(0.1)
-    ours = quantize_weight(weight, Scheme(dtype, symmetric, "per_channel"), 1, reduce_range=reduce_range)
+    ours = quantize_weight(weight, Scheme(dtype, symmetric, "per_channel", reduce_range=reduce_range), 1)
     made = ours.dequantized()
     assert (made[weight == 0] == 0).all()
     shape = (1, -1) + (1,) * (weight.ndim - 2)
@@ -184,13 +186,13 @@ def test_distribution_per_tensor_gives_the_float8_codes_of_onnxruntime():
     ("int8", True), ("uint8", False), ("int4", True), ("uint4", False), ("float8e4m3fn", True),
 ])  # fmt: skip
 def test_ranges_of_slices_equal_those_of_the_plain_search(method, dtype, symmetric, reduce_range):
-    scheme = Scheme(dtype, symmetric, method=method)
+    scheme = Scheme(dtype, symmetric, method=method, reduce_range=reduce_range)
     rows = np.stack([RANDOM.standard_normal(12), RANDOM.gamma(1, 1, 12), np.zeros(12), -np.ones(12)])
     skewed = RANDOM.gamma(1, 1, (6, 12)) - 0.3
     rows = np.concatenate((rows, RANDOM.standard_t(2, (2, 12)), skewed)).astype(np.float32)
-    found = np.stack(slice_ranges(rows, scheme, reduce_range=reduce_range), axis=1)
+    found = np.stack(slice_ranges(rows, scheme), axis=1)
     arguments = () if METHODS[method] is None else (METHODS[method],)
-    plainly = [plain_weights.PlainSlice(row, scheme, reduce_range) for row in rows]
+    plainly = [plain_weights.PlainSlice(row, scheme) for row in rows]
     wanted = [getattr(plain_weights, method)(values, *arguments) for values in plainly]
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
@@ -232,7 +234,7 @@ def test_every_method_quantizes_every_weight(method, dtype, granularity):
 def test_reduced_range_keeps_clipped_codes_in_seven_bits(method, dtype, first, last):
     weight = RANDOM.standard_t(1.5, (4, 500)).astype(np.float32)
     scheme = Scheme(dtype, dtype == "int8", "per_channel", method=method)
-    codes = quantize_weight(weight, scheme, 0, reduce_range=True).codes
+    codes = quantize_weight(weight, replace(scheme, reduce_range=True), 0).codes
     assert first <= codes.min()
     assert codes.max() <= last
     assert max(-codes.min().astype(int), codes.max()) > 40

@@ -1,12 +1,13 @@
 """Cores and threads: ranks with the same mask share it fairly; a launcher's tight binding is told once."""
 
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disttune.runtime.hosts import binding_warning, share_threads, this_host
+from disttune.runtime.hosts import binding_warning, reduced_range, saturates, share_threads, this_host
 from disttune.runtime.messages import Host
 
 
@@ -94,3 +95,52 @@ def test_a_node_may_be_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DISTTUNE_NODE", "left")
 
     assert this_host().node == "left"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("sse4_1 avx avx2", True),
+        ("avx2 avx512f avx512bw", True),
+        ("avx2 avx_vnni", False),
+        ("avx2 avx512f avx512_vnni", False),
+        ("avx2 amx_bf16 amx_int8", False),
+        ("sse2 ssse3 sse4_1", False),  # its kernels widen the products first
+        ("fp asimd asimddp", False),  # ARM
+        ("", False),
+    ],
+)
+def test_processors_with_avx2_and_no_vnni_saturate(flags, expected):
+    assert saturates(flags.split()) is expected
+
+
+STRONG = host(range(2))
+WEAK = replace(STRONG, saturates=True, cpu="Old CPU")
+
+
+@pytest.mark.parametrize(
+    ("asked", "recorded", "hosts", "decided", "told"),
+    [
+        (None, None, [STRONG, STRONG], False, ""),
+        (None, None, [WEAK], True, "Old CPU has no VNNI and saturates sums"),
+        (
+            None,
+            None,
+            [STRONG, WEAK, WEAK],
+            True,
+            "int8 weights of ops on 8-bit codes take 7 bits on all ranks",
+        ),
+        (False, None, [WEAK], False, ""),
+        (True, None, [STRONG], True, ""),
+        (None, True, [WEAK], True, ""),
+        (None, True, [STRONG], True, "weights keep the 7 bits decided then"),
+        (None, False, [STRONG, WEAK], False, "weights keep the 8 bits decided then"),
+    ],
+)
+def test_one_decision_on_reduced_ranges_holds_for_all_ranks_and_sessions(
+    asked, recorded, hosts, decided, told
+):
+    found, sentence = reduced_range(asked, recorded, dict(enumerate(hosts)))
+    assert found is decided
+    assert told in sentence
+    assert bool(told) == bool(sentence)

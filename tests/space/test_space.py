@@ -343,3 +343,12 @@ def test_presets_hold_to_what_a_target_takes():
         "vitis-ai": {heavy},
         "openvino": {heavy, "percentile 99.99", "weights only"},
     }
+
+
+def test_a_reduced_range_is_a_recipe_of_every_candidate():
+    summary = chain("Conv", "Gemm")
+    reduced = build_space(summary, load_capability("ort-cpu"), QuantizationSection(), reduce_range=True)
+    candidates = [reduced.default_candidate(), reduced[reduced.size - 1], *reduced.presets.values()]
+    assert {c.recipes for c in candidates} == {(("reduce_range", True),)}
+    full = build_space(summary, load_capability("ort-cpu"), QuantizationSection())
+    assert full.default_candidate().digest != reduced.default_candidate().digest

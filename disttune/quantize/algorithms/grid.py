@@ -111,7 +111,8 @@ def grid_of(weight: Floats, scheme: Scheme, threshold: str = "minmax") -> Grid:
         return scale, zero_point.astype(np.int32)
 
     check_integer_codes(scheme, weight)
-    return grid_from(weight, scheme, code_range(scheme.dtype, scheme.symmetric), parameters)
+    codes = code_range(scheme.dtype, scheme.symmetric, reduce_range=scheme.reduce_range)
+    return grid_from(weight, scheme, codes, parameters)
 
 
 def check_integer_codes(scheme: Scheme, weight: Floats) -> None:

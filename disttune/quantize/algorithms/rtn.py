@@ -29,7 +29,7 @@ class Rtn:
     def solve(self, problem: LayerProblem) -> LayerSolution:
         scheme, weight = problem.scheme, problem.weight
         check_integer_codes(scheme, weight)
-        codes = code_range(scheme.dtype)
+        codes = code_range(scheme.dtype, reduce_range=scheme.reduce_range)
         parameters = _symmetric if scheme.symmetric else _asymmetric
         grid = grid_from(weight, scheme, codes, lambda rows: parameters(rows, *codes))
         plain = Rounded(grid, _codes(weight, grid))

@@ -31,6 +31,7 @@ from disttune.quantize.builder.tensor_schemes import TensorSchemes, tensor_schem
 from disttune.quantize.builder.writer import Blueprint, ModelWriter
 from disttune.quantize.counts import count_quantized
 from disttune.quantize.layers import Layer, layers_of
+from disttune.quantize.reduced_range import with_reduced_ranges
 from disttune.quantize.sharing import mark_tensors, range_sources
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.weights import QuantizedWeight
@@ -60,6 +61,7 @@ class Builder:
         self._ranges = ranges
         self._excluded: frozenset[str] = frozenset()
         self._nodes = {node.name: node for node in self._opsets.lowest.nodes}
+        self._types = {node.name: node.op_type for node in self._opsets.lowest.nodes}
         self._store = ConstantStore(self._opsets.lowest.constants)
 
     def exclude(self, tensors: Iterable[str]) -> None:
@@ -72,6 +74,7 @@ class Builder:
         Raises:
             TrialError: an op has no form that an algorithm can fit.
         """
+        candidate = with_reduced_ranges(candidate, self._types)
         configs = {op: config for op, config in candidate.configs().items() if config.quantized}
         model = self._opsets.lowest
         return layers_of(model, configs, tensor_schemes(model, candidate, configs))
@@ -103,6 +106,7 @@ class Builder:
         Raises:
             TrialError: it cannot be built; names the op and the cause.
         """
+        candidate = with_reduced_ranges(candidate, self._types)
         configs = {op: config for op, config in candidate.configs().items() if config.quantized}
         recipes = dict(candidate.recipes)
         self._check(configs, recipes)

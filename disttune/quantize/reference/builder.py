@@ -15,6 +15,7 @@ from disttune.quantize.counts import count_quantized
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.quiet import quiet_onnxruntime
+from disttune.quantize.reduced_range import with_reduced_ranges
 from disttune.quantize.reference.calibration import Calibration
 from disttune.quantize.reference.dynamic import quantize_dynamic_ops
 from disttune.quantize.reference.schemes import copy_shared_weights
@@ -48,7 +49,7 @@ class Builder:
         settings: EngineSettings,
     ):
         self._prepared = prepared
-        self._ops = {op.name for op in summary.ops}
+        self._ops = {op.name: op.op_type for op in summary.ops}
         self._directory = settings.directory
         self._valid = _invalid(prepared) is None  # onnxruntime also runs models that onnx calls invalid
         with quiet_onnxruntime(settings.directory):
@@ -56,8 +57,9 @@ class Builder:
         self._calibration = Calibration(self._inferred, feeds, settings)
 
     def build(self, candidate: Candidate) -> ModelProto:
+        candidate = with_reduced_ranges(candidate, self._ops)
         configs = {op: c for op, c in candidate.configs().items() if c.quantized}
-        if unknown := configs.keys() - self._ops:
+        if unknown := configs.keys() - self._ops.keys():
             raise InternalError(f"the candidate quantizes op {min(unknown)}, which the model does not have")
         if not configs:
             return _copy(self._prepared)

@@ -73,7 +73,7 @@ def _checked_weight(node: NodeProto, config: OpConfig, constants: set[str]) -> S
         accepted = sorted(str(Scheme(*w)).removesuffix(" minmax") for w in _WEIGHTS[node.op_type])
         found = f"op {op}: onnxruntime's dynamic {node.op_type} has no weights {weight}"
         raise TrialError(f"{found}; it has {', '.join(accepted)}")
-    return Scheme(weight.dtype, weight.symmetric, weight.granularity)
+    return Scheme(weight.dtype, weight.symmetric, weight.granularity, reduce_range=weight.reduce_range)
 
 
 def _is_dynamic(scheme: Scheme) -> bool:
@@ -86,7 +86,7 @@ def _quantized(model: ModelProto, weight: Scheme, ops: list[str]) -> ModelProto:
     quantizer = ONNXQuantizer(
         model,
         per_channel=weight.granularity == "per_channel",
-        reduce_range=False,
+        reduce_range=weight.reduce_range,
         mode=QuantizationMode.IntegerOps,
         # Not static; but told so at first, because a dynamic quantizer starts by replacing every Gemm of
         # the model, also those that stay in float or are static.

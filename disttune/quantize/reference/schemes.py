@@ -153,6 +153,8 @@ def _constant_override(node: NodeProto, position: int, rank: int, scheme: Scheme
         "quant_type": quant_type(node.name, scheme),
         "symmetric": scheme.symmetric,
     }
+    if scheme.reduce_range:
+        override["reduce_range"] = True
     axis = channel_axis(node, rank) if position in WEIGHT_INPUTS.get(node.op_type, ()) else None
     if scheme.granularity == "per_channel" and axis is not None:
         override["axis"] = axis

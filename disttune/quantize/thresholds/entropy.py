@@ -34,8 +34,6 @@ def least_loss(
     density: Density,
     scheme: Scheme,
     codes: Codes | None = None,
-    *,
-    reduce_range: bool = False,
 ) -> Range:
     """The range whose quantizer keeps most of a density that is not empty.
 
@@ -43,13 +41,12 @@ def least_loss(
         density: of the values.
         scheme: of the quantizer.
         codes: see `levels_of`.
-        reduce_range: see `affine`.
     """
     information = _Information(density)
     finest = 0.0 if density.logarithmic or scheme.dtype in FLOAT8_DTYPES else float(density.widths.max())
 
     def cost(rmin: FloatArray, rmax: FloatArray) -> FloatArray:
-        quantizers = levels_of(rmin, rmax, scheme, codes, reduce_range=reduce_range)
+        quantizers = levels_of(rmin, rmax, scheme, codes)
         observed = (rmin == density.edges[0]) & (rmax == density.edges[-1])
         allowed = observed | (quantizers.gaps[:, 0] >= finest)
         return np.where(allowed, information.lost(quantizers), np.inf)
@@ -143,7 +140,7 @@ def slice_entropy(slices: Slices) -> Ranges:
         density = Density.of(statistics)
         found = (0.0, 0.0)
         if not density.empty:
-            found = least_loss(density, slices.scheme, slices.codes, reduce_range=slices.reduce_range)
+            found = least_loss(density, slices.scheme, slices.codes)
         ranges.append(found)
     rmin, rmax = np.array(ranges).T
     return rmin, rmax

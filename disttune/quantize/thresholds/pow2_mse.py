@@ -38,25 +38,22 @@ def pow2_mse(statistics: TensorStatistics, scheme: Scheme) -> Range:
     return float(rmin[best]), float(rmax[best])
 
 
-def pow2_ranges(
-    low: FloatArray, high: FloatArray, scheme: Scheme, *, reduce_range: bool = False
-) -> tuple[FloatArray, FloatArray]:
+def pow2_ranges(low: FloatArray, high: FloatArray, scheme: Scheme) -> tuple[FloatArray, FloatArray]:
     """Ranges within observed ones for which `parameters` gives the scales to try.
 
     Args:
         low, high: ends of n observed ranges, shape (n,); low <= 0 <= high.
         scheme: of the quantizer.
-        reduce_range: see `affine`.
     Returns:
         rmin and rmax, shape (n, n_ranges); the observed range first. Some may be tried twice.
     """
-    whole = parameter_arrays(low, high, scheme, reduce_range=reduce_range)[0].astype(np.float64)
+    whole = parameter_arrays(low, high, scheme)[0].astype(np.float64)
     scales = whole[:, None] * 0.5 ** np.arange(1.0, _N_SCALES)
     if is_symmetric(scheme):
-        reach = scales * _symmetric_reach(scheme, reduce_range)
+        reach = scales * _symmetric_reach(scheme)
         rmin, rmax = -reach, reach
     else:
-        first, last = code_range(scheme.dtype, reduce_range=reduce_range)
+        first, last = code_range(scheme.dtype, reduce_range=scheme.reduce_range)
         # from the lowest zero point that stays below the upper end to the highest
         least = np.clip(np.ceil(last - high[:, None] / scales), first, last)
         most = np.clip(np.floor(first - low[:, None] / scales), least, last)
@@ -71,11 +68,11 @@ def pow2_ranges(
     )
 
 
-def _symmetric_reach(scheme: Scheme, reduce_range: bool) -> float:
+def _symmetric_reach(scheme: Scheme) -> float:
     """Largest magnitude of a symmetric range of scale 1."""
     if scheme.dtype in FLOAT8_DTYPES:
         return float8_max(scheme.dtype)
-    first, last = code_range(scheme.dtype, True, reduce_range=reduce_range)
+    first, last = code_range(scheme.dtype, True, reduce_range=scheme.reduce_range)
     return (last - first) / 2
 
 
@@ -84,6 +81,6 @@ def slice_pow2_mse(slices: Slices) -> Ranges:
     """The range of each slice with the least squared error, of the same candidates."""
 
     def candidates(part: Slices) -> Ranges:
-        return pow2_ranges(part.low, part.high, part.scheme, reduce_range=part.reduce_range)
+        return pow2_ranges(part.low, part.high, part.scheme)
 
     return least_error_of(slices, candidates, squares)

@@ -83,20 +83,19 @@ def activation_range(statistics: TensorStatistics, scheme: Scheme) -> Range:
     return min(rmin, 0.0), max(rmax, 0.0)
 
 
-def slice_ranges(rows: Float32Array, scheme: Scheme, *, reduce_range: bool = False) -> Ranges:
+def slice_ranges(rows: Float32Array, scheme: Scheme) -> Ranges:
     """Clip range of each slice of a weight by the method of its scheme.
 
     Args:
         rows: a slice in each row, finite, shape (n_slices, n_values).
         scheme: dtype, symmetric, method and parameter count.
-        reduce_range: see `affine`.
     Returns:
         rmin <= 0 <= rmax, shape (n_slices,) each.
     Raises:
         InputError: there is no such method.
     """
     _find(scheme.method)
-    slices = Slices.of(rows, scheme, reduce_range=reduce_range)
+    slices = Slices.of(rows, scheme)
     if not rows.size or _has_sixteen_bits(scheme):
         return slices.low, slices.high
     rmin, rmax = _OF_SLICES.get(scheme.method, _one_by_one)(slices)

@@ -49,27 +49,25 @@ class Slices:
         rows: finite, shape (n_slices, n_values).
         low, high: ends of each slice's own range, which contains zero; shape (n_slices,).
         scheme: of all of them.
-        reduce_range: see `affine`.
     """
 
     rows: Float32Array
     low: FloatArray
     high: FloatArray
     scheme: Scheme
-    reduce_range: bool = False
 
     @classmethod
-    def of(cls, rows: Float32Array, scheme: Scheme, *, reduce_range: bool = False) -> Self:
+    def of(cls, rows: Float32Array, scheme: Scheme) -> Self:
         low = rows.min(axis=1, initial=0).astype(np.float64)
         high = rows.max(axis=1, initial=0).astype(np.float64)
-        return cls(rows, low, high, scheme, reduce_range)
+        return cls(rows, low, high, scheme)
 
     @property
     def codes(self) -> Codes | None:
         """Codes in use; None for float8, which uses all."""
         if self.scheme.dtype in FLOAT8_DTYPES:
             return None
-        return code_range(self.scheme.dtype, self.scheme.symmetric, reduce_range=self.reduce_range)
+        return code_range(self.scheme.dtype, self.scheme.symmetric, reduce_range=self.scheme.reduce_range)
 
     def portions(self) -> Iterator[Self]:
         """Runs of whole slices that fit the cache together."""
@@ -183,7 +181,7 @@ class _Search:
 
     def _cost_of(self, rmin: FloatArray, rmax: FloatArray) -> FloatArray:
         slices = self.slices
-        scale, zero_point = parameter_arrays(rmin, rmax, slices.scheme, reduce_range=slices.reduce_range)
+        scale, zero_point = parameter_arrays(rmin, rmax, slices.scheme)
         n_values = slices.rows.shape[1]
         cost = np.zeros(rmin.shape)
         for i in range(0, n_values, _PIECE):
