@@ -109,6 +109,11 @@ class QuantizationSection(Section):
     format: Literal["qdq", "qoperator"] = Field(
         default="qdq", description="How quantized ops are written in the graph."
     )
+    weight_only_format: Literal["matmulnbits", "qdq"] | None = Field(
+        default=None,
+        description="What a MatMul or Gemm becomes whose weight alone is quantized: one node MatMulNBits of "
+        "onnxruntime, or DequantizeLinear in front of the op. Left out: by target.",
+    )
     accuracy_level: int = Field(
         default=0,
         ge=0,

@@ -40,6 +40,8 @@ class EngineSettings:
         directory: for temporary files; None: the system's place. Nothing stays in it.
         target: name of a capability file.
         block_samples: least samples of a block of calibration.
+        weight_only_format: "matmulnbits" or "qdq": what ops become whose weight alone has codes.
+        accuracy_level: of MatMulNBits; 0: unset.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -49,6 +51,8 @@ class EngineSettings:
     directory: Path | None = None
     target: str = "ort-cpu"
     block_samples: int = 16
+    weight_only_format: str = "qdq"
+    accuracy_level: int = 0
 
 
 class Engine(Protocol):

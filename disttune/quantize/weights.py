@@ -49,7 +49,7 @@ class QuantizedWeight:
     Args:
         codes: shape of the weight; rules 3 and 4.
         scale: float32; shape () per tensor, (n_channels,) per channel, rule 2 per group.
-        zero_point: type of the codes, shape of the scale.
+        zero_point: type of the codes, or float32 for MatMulNBits; shape of the scale.
         dtype: that of the scheme.
         axis: of the channels, or along which groups run; None per tensor.
         block_size: elements of a group; None without groups.
@@ -58,7 +58,7 @@ class QuantizedWeight:
 
     codes: CodeArray
     scale: Float32Array
-    zero_point: CodeArray
+    zero_point: NDArray[Any]
     dtype: str
     axis: int | None = None
     block_size: int | None = None
@@ -79,8 +79,8 @@ class QuantizedWeight:
         scale = self.for_each_value(self.scale)
         if self.dtype in FLOAT8_DTYPES:
             return np.asarray(self.codes.view(float8_type(self.dtype)).astype(np.float32) * scale)
-        steps = self.codes.astype(np.int32) - self.for_each_value(self.zero_point).astype(np.int32)
-        return np.asarray(steps.astype(np.float32) * scale)
+        steps = self.codes.astype(np.float32) - self.for_each_value(self.zero_point).astype(np.float32)
+        return np.asarray(steps * scale)
 
     def rescaled(self, weight: Weight, scale: NDArray[np.floating[Any]]) -> Self:
         """The same weight with other scales and the same zero points.

@@ -142,14 +142,17 @@ class JobData:
     def engine(self, size: int) -> Engine:
         """The job's engine over so many calibration samples; refuses what it cannot do at all."""
         quantization = self.job.quantization
+        capability = load_capability(self.job.model.target)
         settings = EngineSettings(
             providers=tuple(self.job.model.providers),
             n_threads=self.n_threads,
-            placement=quantization.placement or load_capability(self.job.model.target).placement,
+            placement=quantization.placement or capability.placement,
             format=quantization.format,
             directory=self.directory,
             target=self.job.model.target,
             block_samples=self.job.calibration.block_samples,
+            weight_only_format=quantization.weight_only_format or capability.weight_only_format,
+            accuracy_level=quantization.accuracy_level,
         )
         feeds = self.calibration(size).feeds
         return find_engine(quantization.engine)(self.prepared, self.summary, feeds, settings)

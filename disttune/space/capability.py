@@ -18,6 +18,7 @@ from disttune.config.schemes import FLOAT_DTYPES, GRANULARITIES, QUANTIZED_DTYPE
 
 APPROACHES = ("static", "dynamic")
 PLACEMENTS = ("speed", "all")
+WEIGHT_ONLY_FORMATS = ("matmulnbits", "qdq")
 V = TypeVar("V")
 
 
@@ -76,6 +77,7 @@ class Capability:
         weights_alone: types of weights that it takes beside float activations.
         one_activation_dtype: whether the activations that an op reads and writes must have one type.
         saturates: whether it computes with this machine's CPU, where sums of 8-bit products may saturate.
+        weight_only_format: what ops become whose weight alone has codes, where the job says nothing.
     """
 
     target: str
@@ -86,6 +88,7 @@ class Capability:
     weights_alone: tuple[str, ...] = ()
     one_activation_dtype: bool = False
     saturates: bool = False
+    weight_only_format: str = "qdq"
 
     def methods(self, approach: str) -> frozenset[str]:
         """Names of the threshold methods that some row with this approach has for activations."""
@@ -143,7 +146,7 @@ def parse_capability(text: str, target: str) -> Capability:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InternalError(f"{where}: {error}") from error
-    optional = {"recipes", "weights_alone", "one_activation_dtype", "saturates"}
+    optional = {"recipes", "weights_alone", "one_activation_dtype", "saturates", "weight_only_format"}
     _check_keys(data, {"placement", "float_types", "rows"}, optional, where)
     rows = _list(data["rows"], dict, f"{where}: rows")
     return Capability(
@@ -157,6 +160,7 @@ def parse_capability(text: str, target: str) -> Capability:
         else (),
         _one_of(data.get("one_activation_dtype", False), (False, True), f"{where}: one_activation_dtype"),
         _one_of(data.get("saturates", False), (False, True), f"{where}: saturates"),
+        _one_of(data.get("weight_only_format", "qdq"), WEIGHT_ONLY_FORMATS, f"{where}: weight_only_format"),
     )
 
 

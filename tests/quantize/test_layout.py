@@ -171,8 +171,17 @@ def test_an_op_without_a_layer_is_named(op_type: str, shape: tuple[int, ...], me
         layout_of(helper.make_node(op_type, ["x", "w"], ["y"], "it"), shape)
 
 
-def test_float_zero_points_are_refused() -> None:
+def test_zero_points_between_codes_are_kept_as_they_are() -> None:
     place = layout_of(helper.make_node("MatMul", ["x", "w"], ["y"], "it"), (2, 1))
     one = np.ones((1, 1, 1), np.float32)
-    with pytest.raises(TrialError, match=r"op it: .*no such codes or zero points"):
-        place.quantized(LayerSolution(np.zeros((1, 2, 1), np.int32), one, one), Scheme("int8", False))
+    solution = LayerSolution(np.ones((1, 2, 1), np.int32), one, one / 4)
+    weight = place.quantized(solution, Scheme("int8", False))
+    assert weight.zero_point == np.float32(0.25)
+    assert weight.dequantized() == pytest.approx(0.75)
+
+
+def test_float8_is_refused() -> None:
+    place = layout_of(helper.make_node("MatMul", ["x", "w"], ["y"], "it"), (2, 1))
+    one = np.ones((1, 1, 1), np.float32)
+    with pytest.raises(TrialError, match=r"op it: .*no integer codes"):
+        place.quantized(LayerSolution(np.zeros((1, 2, 1), np.int32), one, one), Scheme("float8e5m2", True))

@@ -10,7 +10,7 @@ from onnx import TensorProto
 from onnxruntime.quantization.quant_utils import compute_scale_zp, get_qmin_qmax_for_qType
 
 from disttune.config.errors import TrialError
-from disttune.config.schemes import FLOAT8_DTYPES, INTEGER_DTYPES, Scheme
+from disttune.config.schemes import FLOAT8_DTYPES, INTEGER_DTYPES, WEIGHT_DTYPES, Scheme
 from disttune.quantize.parameters import (
     affine,
     affine_arrays,
@@ -26,7 +26,7 @@ from disttune.quantize.parameters import (
 TINY = float(np.finfo(np.float32).tiny)
 float32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
 ends = st.one_of(float32s, st.floats(-10, 10, width=32), st.sampled_from([0.0, -0.0, 1e-38, -1e-45, 3.4e38]))
-dtypes = st.sampled_from(INTEGER_DTYPES)
+dtypes = st.sampled_from([dtype for dtype in INTEGER_DTYPES if dtype not in WEIGHT_DTYPES])
 
 
 def onnx_type(dtype: str) -> int:

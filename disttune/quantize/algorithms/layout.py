@@ -106,17 +106,19 @@ class LayerLayout:
         """A solution in the weight's own layout.
 
         Raises:
-            TrialError: as `parameters`; or the scheme or the solution has no integer codes and zero points.
+            TrialError: as `parameters`; or the scheme has no integer codes.
         """
-        if scheme.dtype in FLOAT8_DTYPES or not np.issubdtype(solution.zero_point.dtype, np.integer):
-            raise TrialError(f"op {self.name}: {scheme}: QuantizeLinear has no such codes or zero points")
+        if scheme.dtype in FLOAT8_DTYPES:
+            raise TrialError(f"op {self.name}: {scheme} has no integer codes for an algorithm to find")
         grouped = scheme.granularity == "per_group"
         axis = {"per_channel": self.channel_axis, "per_group": self.group_axis}.get(scheme.granularity)
         held_as = HELD_AS[scheme.dtype]
         return QuantizedWeight(
             codes=self.from_layer(solution.codes.astype(held_as)),
             scale=self.parameters(solution.scale, scheme).astype(np.float32),
-            zero_point=self.parameters(solution.zero_point, scheme).astype(held_as),
+            zero_point=self.parameters(solution.zero_point, scheme).astype(
+                held_as if np.issubdtype(solution.zero_point.dtype, np.integer) else np.float32
+            ),
             dtype=scheme.dtype,
             axis=axis,
             block_size=scheme.group_size if grouped else None,

@@ -24,6 +24,7 @@ from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.builder.constants import ConstantStore
 from disttune.quantize.builder.dynamic_ops import DynamicWriter, check_dynamic, stays_in_float
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
+from disttune.quantize.builder.nbits import NBitsWriter, nbits_ops
 from disttune.quantize.builder.opsets import Opsets
 from disttune.quantize.builder.ranges import Ranges
 from disttune.quantize.builder.static_ops import StaticPlan, StaticWriter
@@ -54,9 +55,18 @@ class Builder:
         prepared: it is kept and must not change any more.
         feeds: the first one is tried when the model's opset has to be raised.
         ranges: of activations.
+        nbits: accuracy level of the MatMulNBits nodes that weight-only ops become; None: they are written
+            with DequantizeLinear.
     """
 
-    def __init__(self, prepared: ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], ranges: Ranges):
+    def __init__(
+        self,
+        prepared: ModelProto,
+        feeds: Sequence[Mapping[str, np.ndarray]],
+        ranges: Ranges,
+        nbits: int | None = None,
+    ):
+        self._accuracy_level = nbits
         self._opsets = Opsets(prepared, feeds)
         self._ranges = ranges
         self._excluded: frozenset[str] = frozenset()
@@ -110,19 +120,22 @@ class Builder:
         configs = {op: config for op, config in candidate.configs().items() if config.quantized}
         recipes = dict(candidate.recipes)
         self._check(configs, recipes)
-        schemes = tensor_schemes(self._opsets.lowest, candidate, configs)
+        nbits = self._nbits(configs)
+        others = {op: config for op, config in configs.items() if op not in nbits}
+        schemes = tensor_schemes(self._opsets.lowest, candidate, others)
         model, domain = self._opsets.for_schemes(schemes.all)
         if model is not self._opsets.lowest:
-            schemes = tensor_schemes(model, candidate, configs)
-        plan = self._plan(model, configs, schemes, recipes, domain)
+            schemes = tensor_schemes(model, candidate, others)
+        plan = self._plan(model, others, schemes, recipes, domain)
         dynamic = {
             node.name: configs[node.name]
             for node in model.nodes
             if node.name in configs and configs[node.name].approach == "dynamic" and not stays_in_float(node)
         }
-        blueprint = self._write(model, plan, dynamic)
+        blueprint = self._write(model, plan, dynamic, nbits)
         if (
-            configs
+            others
+            and not nbits
             and not dynamic
             and not _computes_on_codes(model, configs, plan)
             and not count_quantized(blueprint.model())
@@ -162,17 +175,29 @@ class Builder:
             recipes.get("dedicated_qdq_pair") is True,
         )
 
-    def _write(self, model: FloatModel, plan: StaticPlan, dynamic: Configs) -> Blueprint:
-        writer = ModelWriter(model)
+    def _nbits(self, configs: Configs) -> Configs:
+        """Configs of the ops that become MatMulNBits."""
+        ops = frozenset() if self._accuracy_level is None else nbits_ops(self._opsets.lowest, configs)
+        return {op: config for op, config in configs.items() if op in ops}
+
+    def _write(self, model: FloatModel, plan: StaticPlan, dynamic: Configs, nbits: Configs) -> Blueprint:
+        writer, copies = ModelWriter(model), plan.schemes.copies
         statics = StaticWriter(writer, self._store, self._ranges, plan, model)
-        dynamics = DynamicWriter(writer, self._store, model, dynamic, plan.schemes.copies)
+        matrices = NBitsWriter(writer, self._store, copies, nbits, self._accuracy_level or 0)
+        dynamics = DynamicWriter(writer, self._store, model, dynamic, copies)
         dynamics.prepare(plan.marks.tensors)
+        for node in model.nodes:
+            scale = matrices.input_scale(node) if node.name in nbits else None
+            if scale is not None:
+                statics.divide_inputs(copies.inputs_of(node)[1], scale)
         for node in model.nodes:
             if node.name in plan.marks.removed:
                 continue
             reads, outputs = statics.inputs(node), statics.outputs(node)
             if node.name in dynamic:
                 dynamics.write(node, reads, outputs)
+            elif node.name in nbits:
+                matrices.write(node, reads, outputs)
             else:
                 copy = writer.copy_node(node, reads, outputs)
                 if statics.drops_beta(node):
@@ -180,7 +205,7 @@ class Builder:
                         if attribute.name == "beta":
                             attribute.f = 1.0
             statics.write_pairs(node)
-        return writer.finish(plan.schemes.copies.origins)
+        return writer.finish(copies.origins)
 
     def _is_float8_pool(self, op: str, config: OpConfig) -> bool:
         """MaxPool has no float8 kernel."""

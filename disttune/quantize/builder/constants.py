@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from disttune.config.errors import InternalError, TrialError
-from disttune.config.schemes import Scheme
+from disttune.config.schemes import FLOAT8_DTYPES, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.bias import bias_codes
 from disttune.quantize.builder.encode import encode
+from disttune.quantize.builder.nbits_tensors import NBits, nbits_of
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
 from disttune.quantize.parameters import has_power_of_two_scale, next_power_of_two
 from disttune.quantize.tensor_memory import tensor_values
@@ -69,6 +70,7 @@ class ConstantStore:
         self._biases: dict[tuple[object, ...], QuantizedBias | None] = {}
         self._solved: dict[tuple[str, ConstantScheme], QuantizedWeight] = {}
         self._input_scales: dict[tuple[str, ConstantScheme], Floats | None] = {}
+        self._nbits: dict[tuple[str, ConstantScheme, bool], NBits] = {}
 
     def array(self, name: str) -> Floats:
         """Values of a float constant; not to be written to."""
@@ -90,7 +92,8 @@ class ConstantStore:
         self._input_scales[name, scheme] = input_scale
         for key in [key for key in self._constants if key[:2] == (name, scheme)]:
             del self._constants[key]
-        self._constants[name, scheme] = _as_tensors(weight, scheme.scheme.dtype)
+        for is_turned in (False, True):
+            self._nbits.pop((name, scheme, is_turned), None)
         self._solved[name, scheme] = weight
 
     def input_scale(self, name: str, scheme: ConstantScheme) -> Floats | None:
@@ -99,13 +102,19 @@ class ConstantStore:
 
     def quantized(self, name: str, scheme: ConstantScheme) -> QuantizedConstant:
         """A constant's codes: rounded right here, or those that an algorithm has found before."""
-        if scheme.scheme.method in WEIGHT_METHODS and (name, scheme) not in self._solved:
-            raise InternalError(f'weight "{name}": {scheme.scheme} has not been solved')
-        return self._once(
-            (name, scheme),
-            scheme.scheme,
-            lambda: quantize_weight(self.array(name), scheme.scheme, scheme.axis),
-        )
+        return self._once((name, scheme), scheme.scheme, lambda: self._weight(name, scheme))
+
+    def nbits(self, name: str, scheme: ConstantScheme, is_turned: bool) -> NBits:
+        """The codes of a matrix for MatMulNBits.
+
+        Args:
+            is_turned: whether the matrix is (N, K).
+        """
+        key = (name, scheme, is_turned)
+        if key not in self._nbits:
+            with _naming(name):
+                self._nbits[key] = nbits_of(self._weight(name, scheme), is_turned)
+        return self._nbits[key]
 
     def transposed(self, name: str, scheme: Scheme) -> QuantizedConstant:
         """Of a matrix turned over; per channel its columns are."""
@@ -167,6 +176,14 @@ class ConstantStore:
         return self._once(
             (name, scheme, scales.tobytes()), scheme.scheme, lambda: self._rescaled(name, scheme, scales)
         )
+
+    def _weight(self, name: str, scheme: ConstantScheme) -> QuantizedWeight:
+        """Rounded right here, or as an algorithm has found it before."""
+        if (name, scheme) in self._solved:
+            return self._solved[name, scheme]
+        if scheme.scheme.method in WEIGHT_METHODS:
+            raise InternalError(f'weight "{name}": {scheme.scheme} has not been solved')
+        return quantize_weight(self.array(name), scheme.scheme, scheme.axis)
 
     def _rescaled(self, name: str, scheme: ConstantScheme, scales: Floats) -> QuantizedWeight:
         """A weight with larger scales; codes that an algorithm has found stay where the scale does."""
@@ -233,6 +250,11 @@ def _quantized_bias(bias: Floats, data_scale: np.float32, scales: Floats) -> Qua
 
 
 def _as_tensors(weight: QuantizedWeight, dtype: str) -> QuantizedConstant:
+    if dtype not in FLOAT8_DTYPES and not np.issubdtype(weight.zero_point.dtype, np.integer):
+        raise TrialError(
+            "its zero points lie between codes: DequantizeLinear has none such. "
+            'Use weight_only_format = "matmulnbits", or leave float_zero_point off.'
+        )
     return QuantizedConstant(
         scales=weight.scale,
         dtype=dtype,

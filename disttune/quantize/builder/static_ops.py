@@ -112,6 +112,10 @@ class StaticWriter:
                 read[0] = self._divided(read[0], self._input_scales[name])
         return read
 
+    def divide_inputs(self, weight: str, scale: Floats) -> None:
+        """Rule 6 for a weight that is written otherwise."""
+        self._input_scales[weight] = scale
+
     def outputs(self, node: FloatNode) -> list[str]:
         """What a node writes instead of its outputs."""
         return [self._written.get(name, name) for name in map(self._plan.marks.written, node.outputs)]

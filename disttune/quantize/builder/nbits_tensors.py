@@ -1,0 +1,126 @@
+"""A weight's codes, scales and zero points as MatMulNBits of com.microsoft takes them.
+
+Rules:
+1. Codes have 2, 4 or 8 bits and blocks of 2^n >= 16 rows of K. Types between go in the next larger one. One
+   scale for a column, or for all, is repeated for each of the blocks that cost the fewest bytes.
+2. Codes are unsigned, shape (N, n_blocks, block_size * bits / 8), the low bits first; the last block is
+   filled up with zeros.
+3. Zero points (N, n_blocks) are packed row by row, filled up with the middle code; left out where all are the
+   middle code, as symmetric codes have it or can be shifted to; float32 where they lie between codes.
+Source: onnxruntime 1.31, ContribOperators.md and matmul_nbits_quantizer.py; its CPU provider runs 2, 4 and 8
+bits, float32 zero points with up to 4.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from disttune.config.errors import TrialError
+from disttune.quantize.weights import QuantizedWeight
+
+LEAST_BLOCK = 16
+_LARGEST_BLOCK = 256  # for one scale of many rows
+_SCALE_BYTES = 4
+_FLOAT_ZERO_BITS = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NBits:
+    """The constants of one node; tensors without a name.
+
+    Args:
+        n_rows, n_columns: K and N of the float weight.
+        bits: of the codes: 2, 4 or 8.
+        block_size: rows that share a scale.
+    """
+
+    n_rows: int
+    n_columns: int
+    bits: int
+    block_size: int
+    codes: TensorProto
+    scale: TensorProto
+    zero_point: TensorProto | None
+
+
+def nbits_of(weight: QuantizedWeight, is_turned: bool) -> NBits:
+    """A weight as rule 2 has it.
+
+    Args:
+        weight: of a matrix, (K, N).
+        is_turned: whether it is (N, K).
+    Raises:
+        TrialError: its zero points have no form.
+    """
+    bits, offset = _bits(weight.dtype)
+    codes = (weight.codes if is_turned else weight.codes.T).astype(np.int32) + offset
+    n_columns, n_rows = codes.shape
+    block_size = weight.block_size or _cheapest_block(n_rows, bits)
+    n_blocks = -(-n_rows // block_size)
+    scale = _for_blocks(weight, weight.scale, is_turned, (n_columns, n_blocks)).astype(np.float32)
+    zeros = _for_blocks(weight, weight.zero_point, is_turned, (n_columns, n_blocks))
+    zero_point: TensorProto | None = None
+    if np.issubdtype(zeros.dtype, np.floating):
+        if bits > _FLOAT_ZERO_BITS:
+            raise TrialError(f"zero points of {weight.dtype} cannot lie between codes")
+        zero_point = numpy_helper.from_array((zeros + offset).astype(np.float32))
+    else:
+        middle = 2 ** (bits - 1)
+        unsigned = zeros.astype(np.int32) + offset
+        shift = middle - int(unsigned.flat[0]) if unsigned.size else 0
+        is_one = bool((unsigned == unsigned.flat[:1]).all())
+        if is_one and codes.min(initial=0) + shift >= 0 and codes.max(initial=0) + shift < 2**bits:
+            codes += shift
+        else:
+            zero_point = numpy_helper.from_array(_packed(unsigned, bits, middle))
+    padded = np.zeros((n_columns, n_blocks * block_size), np.uint8)
+    padded[:, :n_rows] = codes
+    blocks = _packed(padded, bits, 0).reshape(n_columns, n_blocks, block_size * bits // 8)
+    return NBits(
+        n_rows, n_columns, bits, block_size,
+        numpy_helper.from_array(blocks), numpy_helper.from_array(scale), zero_point,
+    )  # fmt: skip
+
+
+def _bits(dtype: str) -> tuple[int, int]:
+    """Bits that a type's codes are held in, and what makes them unsigned."""
+    own = int(dtype.removeprefix("u").removeprefix("int"))
+    bits: int = next(b for b in (2, 4, 8) if b >= own)
+    return bits, 0 if dtype.startswith("u") else 2 ** (bits - 1)
+
+
+def _cheapest_block(n_rows: int, bits: int) -> int:
+    """Rule 1; of equal ones the largest."""
+
+    def n_bytes(size: int) -> int:
+        n_blocks = -(-n_rows // size)
+        return n_blocks * (size * bits // 8 + _SCALE_BYTES)
+
+    sizes = [2**n for n in range(4, max(n_rows - 1, 1).bit_length() + 1)] or [LEAST_BLOCK]
+    return int(min((s for s in sizes if s <= _LARGEST_BLOCK), key=lambda size: (n_bytes(size), -size)))
+
+
+def _for_blocks(
+    weight: QuantizedWeight, values: NDArray[Any], is_turned: bool, shape: tuple[int, int]
+) -> NDArray[Any]:
+    """Parameters for each column and block."""
+    if weight.axis is None:
+        return np.broadcast_to(values, shape)
+    if weight.block_size is None:
+        return np.broadcast_to(values[:, None], shape)
+    return np.ascontiguousarray(values if is_turned else values.T)
+
+
+def _packed(codes: NDArray[np.integer[Any]], bits: int, filling: int) -> NDArray[np.uint8]:
+    """Rows of codes as bytes, the low bits first; each row is filled up to whole bytes."""
+    per_byte = 8 // bits
+    n_rows, n = codes.shape
+    whole = np.full((n_rows, -(-n // per_byte) * per_byte), filling, np.uint8)
+    whole[:, :n] = codes
+    packed = np.zeros((n_rows, whole.shape[1] // per_byte), np.uint8)
+    for i in range(per_byte):
+        packed |= whole[:, i::per_byte] << (i * bits)
+    return packed
