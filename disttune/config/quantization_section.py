@@ -132,6 +132,10 @@ class QuantizationSection(Section):
         default_factory=dict,
         description="Options by regular expression on the whole node name; they go before those of op types.",
     )
+    exclude_tensors: OneOrMore[Text] | None = Field(
+        default=None,
+        description="Tensors that stay in float, by name or by regular expression on the whole name.",
+    )
     recipes: Annotated[Mapping[str, tuple[RecipeValue, ...]], WithJsonSchema(_recipes_schema())] = Field(
         default_factory=dict, description="Options of the whole model: one value fixes it, a list is tried."
     )

@@ -42,6 +42,7 @@ class EngineSettings:
         block_samples: least samples of a block of calibration.
         weight_only_format: "matmulnbits" or "qdq": what ops become whose weight alone has codes.
         accuracy_level: of MatMulNBits; 0: unset.
+        exclude: tensors of the prepared model that stay in float.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -53,6 +54,7 @@ class EngineSettings:
     block_samples: int = 16
     weight_only_format: str = "qdq"
     accuracy_level: int = 0
+    exclude: tuple[str, ...] = ()
 
 
 class Engine(Protocol):

@@ -56,6 +56,7 @@ class FastEngine:
         ] = {}  # the tensor, so that its id stays its own
         self._ranges = Ranges(self._collect)
         self._variants = Variants(prepared, feeds, settings, self._ranges)
+        self._variants.exclude(settings.exclude)
 
     def missing(self, candidate: Candidate) -> tuple[Work, ...]:
         """See `NeedsWork.missing`: statistics of the candidate's graph variant, and its layers."""

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, load
+from onnx import ModelProto, NodeProto, TensorProto
 
-from disttune.config.errors import ModelError
 from disttune.config.schemes import FLOAT8_DTYPES
 from disttune.quantize.builder.tensor_schemes import FIRST_BIAS
 from disttune.quantize.graph import is_quantized_type
+from disttune.quantize.model_file import read_onnx
 from disttune.quantize.parameters import next_power_of_two
-from disttune.quantize.preprocess import first_line
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.summary import channel_axis, int_attribute
 from disttune.quantize.tensor_memory import tensor_values
@@ -118,20 +117,8 @@ def check_target(model: ModelProto | str | Path, target: str) -> TargetReport:
         InputError: there is no such target, or the file is no ONNX model.
     """
     capability = load_capability(target)
-    checker = _Checker(model if isinstance(model, ModelProto) else _read(Path(model)), capability)
+    checker = _Checker(model if isinstance(model, ModelProto) else read_onnx(Path(model)), capability)
     return TargetReport(target, checker.n_nodes, tuple(checker.outside()))
-
-
-def _read(path: Path) -> ModelProto:
-    try:
-        model = load(path)
-    except FileNotFoundError as error:
-        raise ModelError(f"model {path}: no such file, or its external data: {first_line(error)}") from None
-    except Exception as error:  # whatever protobuf raises for a file of another kind
-        raise ModelError(f"model {path} is not an ONNX file: {first_line(error)}") from None
-    if not model.HasField("graph") or not model.graph.node:
-        raise ModelError(f"model {path} is not an ONNX model: it has no graph.")
-    return model
 
 
 class _Checker:

@@ -31,6 +31,7 @@ from disttune.evaluate.user_files import FileRecorder, collect_files
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import Engine, EngineSettings, find_engine
+from disttune.quantize.excluded_tensors import excluded_tensors
 from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.graph import prepare, read_model
 from disttune.quantize.shared_tensors import SharedTensors
@@ -153,6 +154,7 @@ class JobData:
             block_samples=self.job.calibration.block_samples,
             weight_only_format=quantization.weight_only_format or capability.weight_only_format,
             accuracy_level=quantization.accuracy_level,
+            exclude=excluded_tensors(quantization.exclude_tensors or (), self.prepared, self.original),
         )
         feeds = self.calibration(size).feeds
         return find_engine(quantization.engine)(self.prepared, self.summary, feeds, settings)

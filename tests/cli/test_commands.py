@@ -19,7 +19,7 @@ from disttune.runtime.run_directory import RunDirectory
 from tests.cli.jobs import write_job
 from tests.models import Graph, value
 
-COMMANDS = ("tune", "demo", "space", "schema", "check")
+COMMANDS = ("tune", "demo", "space", "schema", "check", "fusions")
 
 
 @pytest.fixture
@@ -323,6 +323,46 @@ def test_a_resume_on_another_processor_keeps_what_was_decided(call, job, weak_cp
     assert out.count("weights keep the 7 bits decided then") == 1
     assert result(Path("run"))["trials"] == 3
     assert largest_code(Path("run/best.onnx")) == 64
+
+
+# Tensors left in float, and what onnxruntime makes of a model
+
+
+def test_excluded_tensors_stay_in_float(call, job):
+    weight = "quantization.exclude_tensors=['w1']"
+    code, _, err = call("tune", job, "-o", "run", "--set", "tuning.strategy=default", "--set", weight)
+
+    assert (code, err) == (0, "")
+    names = {tensor.name for tensor in onnx.load("run/best.onnx").graph.initializer}
+    assert {"w1", "w2_quantized"} <= names
+    assert "w1_quantized" not in names
+
+
+def test_an_unknown_excluded_tensor_is_a_mistake_with_the_nearest(call, job):
+    code, _, err = call("tune", job, "-o", "run", "--set", "quantization.exclude_tensors=['w11']")
+    assert code == 2
+    assert '[quantization] exclude_tensors: no tensor "w11", and as a regex it matches none' in err
+    assert 'Nearest: "w1"' in err
+
+
+def test_the_reference_engine_refuses_excluded_tensors(call, job):
+    arguments = ("--set", "quantization.exclude_tensors=['w1']", "--set", "quantization.engine=reference")
+    code, _, err = call("tune", job, "-o", "run", *arguments)
+    assert (code, 'engine "reference" has no quantization.exclude_tensors' in err) == (2, True)
+
+
+def test_fusions_shows_what_each_node_becomes(call, job):
+    call("tune", job, "-o", "run", "--set", "tuning.strategy=default")
+
+    code, out, err = call("fusions", "run/best.onnx")
+
+    assert (code, err) == (0, "")
+    assert re.search(r"fc1 +│ Gemm +│ QGemm +│ on codes", out)
+    assert out.splitlines()[-1].startswith("2 on codes (2 QGemm)")
+    code, _, err = call("fusions", "nowhere.onnx")
+    assert (code, "model nowhere.onnx: no such file" in err) == (2, True)
+    code, _, err = call("fusions", "run/best.onnx", "--provider", "CPU")
+    assert (code, "CPUExecutionProvider" in err) == (2, True)
 
 
 # Targets

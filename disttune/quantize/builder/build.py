@@ -130,7 +130,10 @@ class Builder:
         dynamic = {
             node.name: configs[node.name]
             for node in model.nodes
-            if node.name in configs and configs[node.name].approach == "dynamic" and not stays_in_float(node)
+            if node.name in configs
+            and configs[node.name].approach == "dynamic"
+            and not stays_in_float(node)
+            and self._excluded.isdisjoint(node.inputs)
         }
         blueprint = self._write(model, plan, dynamic, nbits)
         if (
@@ -152,6 +155,7 @@ class Builder:
         domain: str,
     ) -> StaticPlan:
         static = {op for op, c in configs.items() if c.approach == "static"}
+        copies = schemes.copies.origins
         sources = range_sources(model, static, self._ranges.known(schemes.activations))
         marks = mark_tensors(
             model,
@@ -163,7 +167,7 @@ class Builder:
             vectors={name for name, scheme in schemes.constants.items() if scheme.axis is not None},
             removes_activations=not any(map(_keeps_activations, schemes.activations.values())),
             quantizes_biases=recipes.get("quantize_bias") is not False,
-            excluded=self._excluded,
+            excluded=self._excluded | {copy for copy, of in copies.items() if of in self._excluded},
             float_outputs=op_types_of(recipes.get("optypes_to_exclude_output_quant", "")),
         )
         return StaticPlan(

@@ -38,6 +38,8 @@ class ReferenceEngine:
     ):
         if settings.format != "qdq":
             raise InputError(f'engine "reference" has no format "{settings.format}". It has: qdq.')
+        if settings.exclude:
+            raise InputError('engine "reference" has no quantization.exclude_tensors; engine "fast" has.')
         from disttune.quantize.reference.builder import Builder
         from disttune.quantize.tensor_memory import whole_model
 
