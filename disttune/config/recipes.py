@@ -111,6 +111,14 @@ _ALL = (
         "Whether the inputs of Conv are smoothed too.",
         needs="smooth_quant",
     ),
+    Recipe(
+        "fast_bias_correction", (False, True), False, False,
+        "Whether biases take out the mean error of quantized weights, from the mean inputs of layers.",
+    ),
+    Recipe(
+        "bias_correction", (False, True), False, False,
+        "Whether biases take out the mean error of outputs, by running each quantized model level by level.",
+    ),
 )  # fmt: skip
 # Of a candidate whose weights take one bit less; a job says `quantization.reduce_range`.
 REDUCE_RANGE = "reduce_range"

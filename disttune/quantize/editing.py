@@ -23,13 +23,16 @@ class GraphEditor:
 
     Args:
         model: it is not changed.
+        beside: initializers that are not in the model; new values never go into them.
     """
 
-    def __init__(self, model: ModelProto):
+    def __init__(self, model: ModelProto, beside: Mapping[str, TensorProto] | None = None):
         self.model = ModelProto()
         self.model.CopyFrom(model)
         graph = self.model.graph
-        self._tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
+        self._beside = beside or {}
+        self._tensors: dict[str, TensorProto] = dict(self._beside)
+        self._tensors.update((tensor.name, tensor) for tensor in graph.initializer)
         self._makers: dict[str, NodeProto] = {}
         self._readers: dict[str, list[NodeProto]] = defaultdict(list)
         self._held = {value.name for value in graph.output}
@@ -66,6 +69,10 @@ class GraphEditor:
         """Whether a tensor is a float32 initializer."""
         return tensor in self._tensors and self._tensors[tensor].data_type == TensorProto.FLOAT
 
+    def is_initializer(self, tensor: str) -> bool:
+        """Whether a tensor is an initializer of any type."""
+        return tensor in self._tensors
+
     def shape(self, constant: str) -> tuple[int, ...]:
         """Of an initializer."""
         return tuple(self._tensors[constant].dims)
@@ -84,7 +91,7 @@ class GraphEditor:
         """Give a node other values for a constant input; other readers keep what they have."""
         name = node.input[position] if position < len(node.input) else ""
         array = np.ascontiguousarray(values, dtype=np.float32)
-        if not name or len(self.readers(name)) > 1 or not self.is_free(name):
+        if not name or name in self._beside or len(self.readers(name)) > 1 or not self.is_free(name):
             wanted = name or f"{node.name}_bias"
             self.set_input(node, position, self.add_constant(wanted, array))
         else:

@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from disttune.config.errors import TrialError
 from disttune.config.recipes import RecipeValue
+from disttune.quantize.bias_correction import FastBiasCorrection, correct_sequentially, correctable_nodes
 from disttune.quantize.builder.build import Builder
 from disttune.quantize.builder.ranges import Ranges
 from disttune.quantize.builder.writer import Blueprint
@@ -27,11 +28,13 @@ from disttune.quantize.layers import has_layers
 from disttune.quantize.passes.graph_pass import ORDER, find_pass
 from disttune.quantize.statistics.channels import ChannelStatistics
 from disttune.quantize.statistics.collect import blocks, collect, tensors_of_interest
+from disttune.quantize.statistics.layer_means import as_arrays, from_arrays, measure_layer_means
 from disttune.quantize.statistics.measure_channels import measure_channels
 from disttune.quantize.statistics.statistics import Statistics
 from disttune.quantize.work import Results, Work
 from disttune.space.candidate import Candidate
 
+FAST_BIAS_CORRECTION, BIAS_CORRECTION = CORRECTIONS = ("fast_bias_correction", "bias_correction")
 _KEPT = 4  # a variant costs as much memory as the model
 Recipes = tuple[tuple[str, RecipeValue], ...]
 Feed = Mapping[str, np.ndarray]
@@ -70,7 +73,8 @@ def variant_recipes(candidate: Candidate) -> Recipes:
 
 def without_variant(candidate: Candidate) -> Candidate:
     """The candidate as the builder of its variant sees it."""
-    rest = [(r, v) for r, v in candidate.recipes if not any(_belongs(r, name) for name in ORDER)]
+    taken = (*ORDER, *CORRECTIONS)
+    rest = [(r, v) for r, v in candidate.recipes if not any(_belongs(r, name) for name in taken)]
     return replace(candidate, recipes=tuple(rest)) if len(rest) < len(candidate.recipes) else candidate
 
 
@@ -93,6 +97,9 @@ class Variants:
         self._statistics: dict[Recipes, Statistics] = {}
         self._failed: dict[str, str] = {}
         self._excluded: frozenset[str] = frozenset()
+        self._means: dict[Recipes, Mapping[str, np.ndarray]] = {}
+        self._correction: tuple[Variant, FastBiasCorrection] | None = None
+        self._last_corrected: tuple[object, Blueprint] | None = None
         self._prepared = self._variant((), prepared, (), {}, ranges)
         self._variants: OrderedDict[Recipes, Variant] = OrderedDict()
 
@@ -100,7 +107,8 @@ class Variants:
         """See `NeedsWork.missing`."""
         recipes = variant_recipes(candidate)
         configs = [candidate.default, *(config for _, config in candidate.exceptions)]
-        if not recipes and not has_layers(configs):
+        corrects = dict(candidate.recipes).get(FAST_BIAS_CORRECTION) is True
+        if not recipes and not has_layers(configs) and not corrects:
             return ()
         variant = self._find(recipes)
         if isinstance(variant, Work):
@@ -108,7 +116,7 @@ class Variants:
         works = variant.solver.missing(without_variant(candidate), recipes)
         if any(config.approach == "static" for config in configs):
             works = (*self._missing_statistics(variant), *works)
-        return works
+        return (*works, *self._missing_means(variant)) if corrects else works
 
     def run(self, work: Work) -> Results:
         """See `NeedsWork.run`."""
@@ -117,6 +125,8 @@ class Variants:
                 return self._made(work.arguments[0]).solver.run(work)
             case "channels":
                 return self._run_channels(*work.arguments)
+            case "means":
+                return as_arrays(self._measured_means(self._made(work.arguments[0]).model))
             case _:
                 return self._run_statistics(*work.arguments)
 
@@ -128,13 +138,22 @@ class Variants:
             self._failed[work.key] = results
         elif work.kind == "channels":
             self._channels[work.key] = _unpacked(results)
+        elif work.kind == "means":
+            self._means[work.arguments[0]] = from_arrays(results)
         else:
             recipes, number = work.arguments
             self._learn_statistics(recipes, number, Statistics.from_arrays(results))
 
     def blueprint(self, candidate: Candidate) -> Blueprint:
         """The model of a candidate that misses nothing."""
-        return self._made(variant_recipes(candidate)).builder.blueprint(without_variant(candidate))
+        variant = self._made(variant_recipes(candidate))
+        blueprint = variant.builder.blueprint(without_variant(candidate))
+        recipes = dict(candidate.recipes)
+        if recipes.get(FAST_BIAS_CORRECTION) is True:
+            blueprint = self._fast_correction(variant).correct(blueprint).blueprint
+        if recipes.get(BIAS_CORRECTION) is True:
+            blueprint = self._sequentially_corrected(candidate, blueprint, variant.model)
+        return blueprint
 
     def exclude(self, tensors: Iterable[str]) -> None:
         """Leave these tensors in float, and no others, in what is built from now on."""
@@ -180,6 +199,42 @@ class Variants:
             if work.key in self._failed:
                 raise TrialError(self._failed[work.key])
         return tuple(works)
+
+    def _missing_means(self, variant: Variant) -> tuple[Work, ...]:
+        """The work for the mean inputs of a variant's layers."""
+        if variant.recipes in self._means:
+            return ()
+        self._blocks()
+        work = self._work("means", variant.recipes, variant.digest, 0)
+        if work.key in self._failed:
+            raise TrialError(self._failed[work.key])
+        return (work,)
+
+    def _measured_means(self, model: ModelProto) -> Mapping[str, np.ndarray]:
+        n_threads, providers = self._settings.n_threads, self._settings.providers
+        ops = list(correctable_nodes(model))
+        return measure_layer_means(model, ops, self._feeds, n_threads=n_threads, providers=providers)
+
+    def _fast_correction(self, variant: Variant) -> FastBiasCorrection:
+        """Of the last variant only: it holds the model."""
+        if self._correction is None or self._correction[0] is not variant:
+            means = self._means[variant.recipes]
+            self._correction = variant, FastBiasCorrection(variant.model, means)
+        return self._correction[1]
+
+    def _sequentially_corrected(
+        self, candidate: Candidate, blueprint: Blueprint, model: ModelProto
+    ) -> Blueprint:
+        """Of the last candidate only: it is asked for again when it is exported."""
+        key = candidate.digest, self._excluded
+        if self._last_corrected is None or self._last_corrected[0] != key:
+            self._blocks()
+            n_threads, providers = self._settings.n_threads, self._settings.providers
+            corrected = correct_sequentially(
+                blueprint, model, self._feeds, n_threads=n_threads, providers=providers
+            )
+            self._last_corrected = key, corrected.blueprint
+        return self._last_corrected[1]
 
     def _run_channels(self, recipes: Recipes, number: int) -> Results:
         before = tuple((r, v) for r, v in recipes if any(_belongs(r, name) for name in ORDER[:number]))

@@ -1,0 +1,209 @@
+"""Bias correction: take out of each linear op's outputs the mean error that quantizing has put in.
+
+Fast: the error of the weight alone, from the mean of its inputs in the float model, without inference:
+E[X W - X V] = E[X] (W - V), tap by tap at the borders of a Conv. The squared error of every output falls by
+the square of what is taken out.
+Sequential: level by level, an op's level being the number of linear ops that its data has passed. For each
+level the model is run with all levels before it already corrected, and its mean outputs are compared with
+those of the float model: this also takes out what quantized activations have shifted.
+
+Source: Nagel et al. 2019 (arXiv:1906.04721), section 4.3 and appendix D.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from disttune.quantize.algorithms.layout import layout_of
+from disttune.quantize.bias_shift import shift_outputs
+from disttune.quantize.builder.writer import Blueprint
+from disttune.quantize.editing import GraphEditor, attribute
+from disttune.quantize.statistics.measure_channels import measure_channels
+from disttune.quantize.statistics.runs import Feed
+from disttune.quantize.topology import read_names
+
+Floats = NDArray[np.float64]
+Array = NDArray[Any]
+CORRECTED_TYPES = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What came of it.
+
+    Args:
+        blueprint: of the corrected model.
+        shifts: by op, what was added to its outputs, shape (n_outputs,).
+        skipped: op to the reason why it was left alone.
+    """
+
+    blueprint: Blueprint
+    shifts: Mapping[str, Floats]
+    skipped: Mapping[str, str]
+
+
+def mean_error(weight: Floats, quantized: Floats, mean: Floats) -> Floats:
+    """E[X W - X V] for each output, group after group.
+
+    Args:
+        weight, quantized: W and V, shape (n_parts, K, N).
+        mean: E[X], shape (n_parts, K).
+    """
+    return np.asarray(np.einsum("pk,pkn->pn", mean, weight - quantized).reshape(-1))
+
+
+def correctable_nodes(model: ModelProto) -> dict[str, NodeProto]:
+    """Nodes of a float model that can be corrected: with a constant weight and data that is not, in order."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type not in CORRECTED_TYPES or node.domain not in ("", "ai.onnx"):
+            continue
+        weight = weights.get(node.input[1])
+        if weight is None or node.input[0] in weights or weight.data_type != TensorProto.FLOAT:
+            continue
+        if 0 not in weight.dims and (node.op_type != "MatMul" or len(weight.dims) == 2):
+            found[node.name] = node
+    return found
+
+
+class FastBiasCorrection:
+    """Corrects the models of one float model.
+
+    Args:
+        model: the float model; it is kept and must not change any more.
+        means: by op, see `measure_layer_means`.
+    """
+
+    def __init__(self, model: ModelProto, means: Mapping[str, Floats]):
+        self._nodes = {node.name: node for node in model.graph.node}
+        self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._means = means
+        self._known: dict[tuple[str, str], Floats] = {}
+
+    def correct(self, blueprint: Blueprint) -> Correction:
+        """Correct every op whose weight has constant codes."""
+        built = GraphEditor(blueprint.skeleton, blueprint.tensors)
+        shifts, skipped = {}, {}
+        for node in built.nodes:
+            if node.name in self._means and node.op_type in CORRECTED_TYPES:
+                found = self._shift(built, node)
+                if isinstance(found, str):
+                    skipped[node.name] = found
+                elif found.any():
+                    shifts[node.name] = found
+        corrected, refused = shift_outputs(blueprint, shifts)
+        done = {op: shift for op, shift in shifts.items() if op not in refused}
+        return Correction(corrected, done, skipped | refused)
+
+    def _shift(self, built: GraphEditor, node: NodeProto) -> Floats | str:
+        if self._nodes[node.name].input[1] == node.input[1]:
+            return "its weight is in float"
+        maker = built.maker(node.input[1])
+        if maker is None or maker.op_type != "DequantizeLinear" or not built.is_initializer(maker.input[0]):
+            return "the codes of its weight are not constant"
+        data = built.maker(node.input[0])
+        if data is not None and data.op_type in ("Mul", "Div") and data.name not in self._nodes:
+            return "its inputs are divided by factors of their own"
+        arrays = [built.array(name) for name in maker.input]
+        digest = hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=16).hexdigest()
+        key = node.name, digest
+        if key not in self._known:
+            self._known[key] = self._measured(node, dequantized(maker, *arrays))
+        return self._known[key]
+
+    def _measured(self, node: NodeProto, quantized: Floats) -> Floats:
+        source = self._nodes[node.name]
+        weight = numpy_helper.to_array(self._weights[source.input[1]])
+        layout = layout_of(source, weight.shape)
+        alpha = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
+        return alpha * mean_error(layout.weight(weight), layout.weight(quantized), self._means[node.name])
+
+
+def dequantized(node: NodeProto, codes: Array, scale: Array, zero_point: Array | None = None) -> Floats:
+    """What a DequantizeLinear of constants gives, per tensor, channel or group; shape of the codes."""
+    steps = codes.astype(np.float64)
+    axis, size = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+
+    def spread(values: Array) -> Floats:
+        as_float = values.astype(np.float64)
+        if size:
+            return np.take(np.repeat(as_float, size, axis=axis), range(codes.shape[axis]), axis=axis)
+        shape = [1] * codes.ndim
+        if as_float.size > 1:
+            shape[axis] = -1
+        return as_float.reshape(shape)
+
+    if zero_point is not None:
+        steps = steps - spread(zero_point)
+    return np.asarray(steps * spread(scale))
+
+
+def correct_sequentially(
+    blueprint: Blueprint,
+    model: ModelProto,
+    feeds: Sequence[Feed],
+    *,
+    n_threads: int = 1,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+) -> Correction:
+    """Correct a quantized model level by level; see the module.
+
+    Args:
+        blueprint: of the quantized model.
+        model: the float model that it was built from.
+        feeds: calibration samples.
+        n_threads: of a run; 0 leaves it to onnxruntime.
+        providers: of onnxruntime.
+    Raises:
+        TrialError: outputs of an op are not finite.
+    """
+    built = GraphEditor(blueprint.skeleton, blueprint.tensors)
+    before = correctable_nodes(model)
+    quantized = {node.name: node for node in built.nodes if _is_quantized(node, before)}
+    axes = _outputs(before[op] for op in quantized)
+    float_means = measure_channels(model, axes, feeds, n_threads=n_threads, providers=providers)
+    shifts: dict[str, Floats] = {}
+    skipped: dict[str, str] = {}
+    for ops in _levels(model, quantized):
+        axes = _outputs(quantized[op] for op in ops)
+        found = measure_channels(blueprint.model(), axes, feeds, n_threads=n_threads, providers=providers)
+        wanted = {
+            op: float_means[before[op].output[0]].mean - found[quantized[op].output[0]].mean for op in ops
+        }
+        blueprint, refused = shift_outputs(blueprint, wanted)
+        shifts |= {op: shift for op, shift in wanted.items() if op not in refused}
+        skipped |= refused
+    return Correction(blueprint, shifts, skipped)
+
+
+def _is_quantized(node: NodeProto, before: Mapping[str, NodeProto]) -> bool:
+    """Whether a node of a quantized model is one of these with another weight."""
+    original = before.get(node.name)
+    return original is not None and node.op_type == original.op_type and node.input[1] != original.input[1]
+
+
+def _outputs(nodes: Iterable[NodeProto]) -> dict[str, int]:
+    """What nodes write, with the axis of the channels."""
+    return {node.output[0]: 1 if node.op_type == "Conv" else -1 for node in nodes}
+
+
+def _levels(model: ModelProto, ops: Collection[str]) -> list[list[str]]:
+    """Ops by level, each in graph order."""
+    passed: dict[str, int] = {}
+    levels: dict[int, list[str]] = defaultdict(list)
+    for node in model.graph.node:
+        level = max((passed.get(name, 0) for name in read_names(node)), default=0)
+        if node.name in ops:
+            levels[level].append(node.name)
+            level += 1
+        passed.update(dict.fromkeys(node.output, level))
+    return [levels[level] for level in sorted(levels)]
