@@ -1,6 +1,21 @@
 """Weight algorithms beyond thresholds: their names and options, as schemes, jobs and config classes use them.
 
 A weight's `Scheme.method` is a threshold method (`METHODS`: a range, then plain rounding) or one of these.
+
+Other tools call some options by other names:
+
+| here | AIMET | Quark (FastFinetune) |
+| --- | --- | --- |
+| method | `apply_adaround`, `apply_seq_mse` | OptimAlgorithm |
+| iterations | num_iterations (10,000; 15,000 below 8 bits) | NumIterations (1,000) |
+| learning_rate | not settable (0.001) | LearningRate (0.1; adaquant 0.00001, not in codes) |
+| reg_param | reg_param (0.01, depends on the layer) | reg_param |
+| beta_start, beta_end | beta_range (20, 2) | beta_range |
+| warm_start | warm_start (0.2) | warm_start |
+| candidates | num_candidates (20) | |
+
+Iterations here see all samples at once, so fewer do. Batch sizes, `DropRatio` and `FixedSeed` have no
+counterpart: nothing is drawn at random. `DataSize` is the number of calibration samples.
 """
 
 from dataclasses import dataclass
@@ -47,14 +62,17 @@ _ALL = (
     _method("k_quant", False, "Weighted least squares of scale and minimum, as llama.cpp's k-quants."),
     _method(
         "adaround", True, "Learns which way each weight is rounded (Nagel et al. 2020).",
-        iterations=1000, learning_rate=0.05, reg_param=1.0, beta_start=20.0, beta_end=2.0, warm_start=0.2,
-        flip=True,
+        iterations=200, learning_rate=0.1, reg_param=1.0, beta_start=20.0, beta_end=2.0, warm_start=0.0,
+        scale="auto", flip=True, refine_scale=True, sequential=False,
     ),
     _method(
-        "adaquant", True, "Learns weights and bias through rounding (Hubara et al. 2020).",
-        iterations=1000, learning_rate=0.02, flip=True,
+        "adaquant", True, "Learns weights through the rounding (Hubara et al. 2020).",
+        iterations=200, learning_rate=0.02, scale="auto", flip=True, refine_scale=True, sequential=False,
     ),
-    _method("seqmse", True, "Searches each channel's scale for the least output error.", candidates=40),
+    _method(
+        "seqmse", True, "Searches each channel's or group's range for the least output error (AIMET).",
+        candidates=40, sequential=False,
+    ),
     _method("flip", True, "Moves single codes while the output error falls (coordinate descent)."),
 )  # fmt: skip
 WEIGHT_METHODS = MappingProxyType({method.name: method for method in _ALL})

@@ -68,6 +68,7 @@ class LayerSolution:
         input_scale: the layer's inputs are divided by it, channel by channel (AWQ); float32, shape (K,);
             None for ones.
         report: plain numbers for people: "loss" and "loss_rtn" = sum over columns of d^T H d / T, and others.
+        history: of algorithms that iterate: iteration, and the loss of the best codes so far; never rises.
     """
 
     codes: NDArray[np.int32]
@@ -75,6 +76,7 @@ class LayerSolution:
     zero_point: NDArray[Any]
     input_scale: NDArray[np.float32] | None = None
     report: Mapping[str, float] = field(default_factory=dict)
+    history: tuple[tuple[int, float], ...] = ()
 
 
 class LayerAlgorithm(Protocol):
