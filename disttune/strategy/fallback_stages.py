@@ -124,10 +124,21 @@ def ranked_by_probe(
 
 
 def ops_by_error(
-    tuning: Tuning, so_far: SoFar, base: Candidate, ops: Sequence[str]
+    tuning: Tuning, so_far: SoFar, base: Candidate, ops: Sequence[str], isolated: bool = False
 ) -> Generator[Stage, StageResult, list[str]]:
-    """Ops by the error of their output in a candidate's model, greatest first."""
-    probes = [Probe("op_mse", {"op": op}, base) for op in ops]
+    """Ops by the error of their output, greatest first.
+
+    Args:
+        tuning: is told how many probes failed.
+        so_far: runs the stage.
+        base: the errors are those of its model.
+        ops: to be ranked.
+        isolated: whether each error is that of the model with this op alone quantized, so that it holds
+            nothing of what ops before it have done.
+    """
+    everything = base.quantized_ops
+    models = {op: base.in_float(*(o for o in everything if o != op)) if isolated else base for op in ops}
+    probes = [Probe("op_mse", {"op": op}, models[op]) for op in ops]
     return (yield from ranked_by_probe(tuning, so_far, "error of each op's output", ops, probes))
 
 

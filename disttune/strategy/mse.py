@@ -29,10 +29,13 @@ class Mse:
 
     Args:
         exact: whether stage 6 tries all ops alone, however few trials are left.
+        isolated: whether a probe looks at the model with this op alone quantized. In the best quantized
+            model an op's error holds that of all ops before it, so ops near the end come first.
     """
 
-    def __init__(self, exact: bool = False):
+    def __init__(self, exact: bool = False, isolated: bool = False):
         self.exact = exact
+        self.isolated = isolated
 
     def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]:
         space = yield from start(tuning)
@@ -43,7 +46,7 @@ class Mse:
         yield from op_type_wise(tuning, in_approach(space), so_far, limit)
         yield from dynamic_mode(tuning, space, so_far, limit)
         base = so_far.best
-        ranked = yield from ops_by_error(tuning, so_far, base, base.quantized_ops[::-1])
+        ranked = yield from ops_by_error(tuning, so_far, base, base.quantized_ops[::-1], self.isolated)
         for float_type in space.float_types:
             yield from together(so_far, base, [(op,) for op in ranked], float_type, "ops by error")
             if not any(row.meets_goal for row in so_far.rows):

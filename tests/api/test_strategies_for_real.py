@@ -46,6 +46,12 @@ def test_fallback_finds_the_guilty_ops(tmp_path, strategy):
     assert result.n_probes == 0 or strategy != "basic"
 
 
+def test_errors_of_single_ops_find_nothing_but_them(tmp_path):
+    result = tune(tmp_path, "mse", strategy_kwargs={"isolated": True})
+    assert in_float(result) == GUILTY
+    assert (result.status, result.n_trials) == ("goal_met", 5)
+
+
 @pytest.mark.parametrize("strategy", ["mse_v2", "hawq_v2"])
 def test_probes_that_see_the_whole_model_find_nothing_but_them(tmp_path, strategy):
     result = tune(tmp_path, strategy)
