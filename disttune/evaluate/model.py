@@ -16,6 +16,7 @@ from disttune.config.errors import ModelError, TrialError
 from disttune.config.nearest import unknown_name
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.export import save_model
+from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.shared_tensors import SharedTensors, give_to_session
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.tensor_memory import in_memory, whole_model
@@ -40,6 +41,8 @@ class QuantizedModel(os.PathLike[str]):
         directory: the file is made in a folder of its own in here; None: in the system's place for
             temporary files.
         shared: what is known of a blueprint's tensors.
+        packed: whether onnxruntime keeps a copy of its own of the weights, packed for its kernels. If not, it
+            does with as little memory as it can.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class QuantizedModel(os.PathLike[str]):
         providers: Sequence[str] = ("CPUExecutionProvider",),
         directory: Path | None = None,
         shared: SharedTensors | None = None,
+        packed: bool = True,
     ):
         if isinstance(source, onnx.ModelProto) and any(map(in_memory, source.graph.initializer)):
             source = Blueprint(source, {})
@@ -56,6 +60,7 @@ class QuantizedModel(os.PathLike[str]):
         self._proto = None if isinstance(source, Blueprint) else source
         self._shared = shared or SharedTensors()
         self._n_threads = n_threads
+        self._packed = packed
         self._providers = tuple(providers)
         self._directory = directory
         self._session: onnxruntime.InferenceSession | None = None
@@ -102,6 +107,11 @@ class QuantizedModel(os.PathLike[str]):
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = self._n_threads
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if not self._packed:
+                options.add_session_config_entry("session.disable_prepacking", "1")
+                options.enable_cpu_mem_arena = options.enable_mem_pattern = (
+                    False  # both keep more than is used
+                )
             source = self._session_source(options)
             try:
                 self._session = onnxruntime.InferenceSession(
@@ -110,6 +120,7 @@ class QuantizedModel(os.PathLike[str]):
             except Exception as error:
                 text = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise TrialError(f"onnxruntime cannot load the model: {text}") from error
+            give_back_freed()
         return self._session
 
     def _session_source(self, options: onnxruntime.SessionOptions) -> str | bytes:

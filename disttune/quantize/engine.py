@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # rank 0's agent asks for names and methods only, and stays s
     from onnx import ModelProto
 
     from disttune.quantize.builder.writer import Blueprint
+    from disttune.quantize.shelf import Shelf
     from disttune.quantize.statistics.statistics import Statistics
 
 _BUILT_IN = ("disttune.quantize.reference.engine", "disttune.quantize.fast")
@@ -43,6 +44,7 @@ class EngineSettings:
         weight_only_format: "matmulnbits" or "qdq": what ops become whose weight alone has codes.
         accuracy_level: of MatMulNBits; 0: unset.
         exclude: tensors of the prepared model that stay in float.
+        shelf: where processes of a node share what they make of the weights; None: nowhere.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -55,6 +57,7 @@ class EngineSettings:
     weight_only_format: str = "qdq"
     accuracy_level: int = 0
     exclude: tuple[str, ...] = ()
+    shelf: Shelf | None = None
 
 
 class Engine(Protocol):

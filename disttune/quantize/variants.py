@@ -329,7 +329,7 @@ class Variants:
     ) -> Variant:
         settings = self._settings
         nbits = settings.accuracy_level if settings.weight_only_format == "matmulnbits" else None
-        builder = Builder(model, self._feeds, ranges, nbits)
+        builder = Builder(model, self._feeds, ranges, nbits, settings.shelf)
         builder.exclude(self._excluded)
         solver = LayerSolver(model, builder, self._feeds, self._settings, self._digest_of_data)
         digest = model_digest(model) if recipes else ""

@@ -4,6 +4,7 @@ Rank 0's process makes it from the user's files and checks everything; every oth
 replica and loads the user's code alone.
 """
 
+import gc
 import hashlib
 import os
 import sys
@@ -39,9 +40,10 @@ from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.summary import input_specs, summarize
 from disttune.quantize.tensor_memory import TensorMemory
 from disttune.quantize.topology import default_opset
-from disttune.runtime.messages import Functions, Load
+from disttune.runtime.messages import Functions, Load, OpenFile
 from disttune.runtime.model_parts import model_from, model_parts, over_replica
 from disttune.runtime.replica import Replica
+from disttune.runtime.replica_shelf import ReplicaShelf
 from disttune.runtime.statistics_work import mapped
 from disttune.space.capability import load_capability
 from disttune.space.summary import ModelSummary
@@ -69,6 +71,7 @@ class JobData:
         reference: float outputs for the metrics held against them, by "evaluator/block".
         warnings: to be told once.
         memory: holds the weights of the models.
+        shelf: of this node, for what is made of the weights.
     """
 
     job: Job
@@ -84,6 +87,7 @@ class JobData:
     reference: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     memory: TensorMemory = field(default_factory=TensorMemory)
+    shelf: ReplicaShelf | None = None
 
     @classmethod
     def prepare(
@@ -133,7 +137,7 @@ class JobData:
         evaluators = _with_reference(_make_evaluators(job, unpacked, prepared), _below(replica, "reference/"))
         n_threads, summary = message.n_threads, message.summary
         data = cls(job, unpacked, n_threads, prepared, summary, feeds, evaluators, directory)
-        data.memory = memory
+        data.memory, data.shelf = memory, ReplicaShelf.open(message.replica)
         return data
 
     def calibration(self, size: int | None = None) -> Feeds:
@@ -155,6 +159,7 @@ class JobData:
             weight_only_format=quantization.weight_only_format or capability.weight_only_format,
             accuracy_level=quantization.accuracy_level,
             exclude=excluded_tensors(quantization.exclude_tensors or (), self.prepared, self.original),
+            shelf=self.shelf,
         )
         feeds = self.calibration(size).feeds
         return find_engine(quantization.engine)(self.prepared, self.summary, feeds, settings)
@@ -163,7 +168,10 @@ class JobData:
         self, source: onnx.ModelProto | Blueprint, shared: SharedTensors | None = None
     ) -> QuantizedModel:
         """What an evaluation gets."""
-        return QuantizedModel(source, self.n_threads, self.job.model.providers, self.directory, shared)
+        packed = self.job.runtime.memory != "shared"
+        return QuantizedModel(
+            source, self.n_threads, self.job.model.providers, self.directory, shared, packed
+        )
 
     def replica_parts(self) -> dict[str, Any]:
         """What other ranks need, by name."""
@@ -171,13 +179,15 @@ class JobData:
         parts |= {f"feeds/{name}": array for name, array in self.feeds.to_arrays().items()}
         return parts | {f"reference/{name}": array for name, array in self.reference.items()}
 
-    def move_into(self, replica: Replica) -> None:
+    def move_into(self, file: OpenFile) -> None:
         """Use what the replica holds instead of an own copy, now that it is filled."""
-        self.memory = TensorMemory()
+        replica = mapped(file)
+        self.memory, self.shelf = TensorMemory(), ReplicaShelf.open(file)
         self.prepared = model_from(replica, self.memory)
         self.feeds = Feeds.from_arrays(_below(replica, "feeds/"))
         if self.original is not None:
             self.original = over_replica(self.original, replica, self.memory)
+        gc.collect()  # the models that were made on the way hang in cycles
         give_back_freed()
 
     def digests(self, code_digest: str) -> dict[str, str]:

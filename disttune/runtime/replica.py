@@ -1,9 +1,10 @@
 """The replica: named arrays and bytes in an anonymous memory file, one per node, mapped by every rank.
 
 The file lives as long as a process holds it open: nothing is left behind after a kill of everything, and
-no limit of a shared-memory file system applies. Layout: nonce, length of the index, index (JSON), then
-the parts, each aligned to 64 bytes. Data, never code: nothing in it is unpickled. A file may hold several
-one after another, each at an offset that can be mapped.
+no limit of a shared-memory file system applies. Layout: nonce, length of the index, end of what
+`replica_shelf` has put behind the parts (0: nothing), index (JSON), then the parts, each aligned to 64 bytes.
+Data, never code: nothing in it is unpickled. A file may hold several one after another, each at an offset
+that can be mapped.
 """
 
 import json
@@ -22,6 +23,9 @@ from disttune.quantize.freed_memory import give_back_pages
 
 NONCE_BYTES = 16
 HEADER = struct.Struct(f"<{NONCE_BYTES}sQ")
+END = struct.Struct("<Q")
+END_OFFSET = HEADER.size
+INDEX_OFFSET = END_OFFSET + END.size
 ALIGNMENT = 64
 MOST_AT_ONCE = 2**28
 
@@ -57,12 +61,12 @@ def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes], offs
     nonce = os.urandom(NONCE_BYTES)
     start = _payload_start(len(text))
     os.ftruncate(descriptor, offset + start + position)
-    write_at(descriptor, text, offset + HEADER.size)
+    write_at(descriptor, text, offset + INDEX_OFFSET)
     for name, array in arrays.items():
         at = offset + start + index[name]["offset"]
         write_at(descriptor, array.reshape(-1).view(np.uint8).data, at)
         give_back_pages(array)
-    write_at(descriptor, HEADER.pack(nonce, len(text)), offset)
+    write_at(descriptor, HEADER.pack(nonce, len(text)) + END.pack(0), offset)
     return nonce
 
 
@@ -72,15 +76,15 @@ class Replica:
     Args:
         descriptor: of the memory file.
         offset: where in it.
-        n_bytes: all that is after the offset when 0.
+        n_bytes: of it; to the end of its last part when 0.
     """
 
     def __init__(self, descriptor: int, offset: int = 0, n_bytes: int = 0):
-        n_bytes = n_bytes or os.fstat(descriptor).st_size - offset
-        self._memory = mmap.mmap(descriptor, n_bytes, prot=mmap.PROT_READ, offset=offset)
-        self.nonce, n_index = HEADER.unpack_from(self._memory)
-        self._index = json.loads(self._memory[HEADER.size : HEADER.size + n_index])
+        self.nonce, n_index = HEADER.unpack(os.pread(descriptor, HEADER.size, offset))
+        self._index = json.loads(os.pread(descriptor, n_index, offset + INDEX_OFFSET))
         self._start = _payload_start(n_index)
+        self.n_bytes = n_bytes or self._start + max(map(_part_end, self._index.values()), default=0)
+        self._memory = mmap.mmap(descriptor, self.n_bytes, prot=mmap.PROT_READ, offset=offset)
 
     def names(self) -> list[str]:
         return list(self._index)
@@ -94,7 +98,7 @@ class Replica:
         return flat.reshape(entry["shape"])
 
     def raw(self) -> pickle.PickleBuffer:
-        """The whole file, to be sent to another node without a copy here."""
+        """All but what is on the shelf, to be sent to another node without a copy here."""
         return pickle.PickleBuffer(self._memory)
 
 
@@ -130,7 +134,14 @@ def append_bytes(descriptor: int, data: Any, offset: int) -> None:
     view = memoryview(data).cast("B")
     os.ftruncate(descriptor, offset + len(view))
     write_at(descriptor, view, offset)
+    write_at(descriptor, END.pack(0), offset + END_OFFSET)  # what is on the shelf there has not come along
 
 
 def _payload_start(n_index: int) -> int:
-    return -(-(HEADER.size + n_index) // ALIGNMENT) * ALIGNMENT
+    return -(-(INDEX_OFFSET + n_index) // ALIGNMENT) * ALIGNMENT
+
+
+def _part_end(entry: Mapping[str, Any]) -> int:
+    """Where a part ends, from the first one's begin on."""
+    n_bytes: int = np.dtype(entry["dtype"]).itemsize * int(np.prod(entry["shape"], dtype=np.int64))
+    return int(entry["offset"]) + n_bytes

@@ -13,6 +13,7 @@ from disttune.config.errors import DisttuneError
 from disttune.config.job import Job
 from disttune.evaluate.data import Feeds
 from disttune.quantize.digest import model_digest
+from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.statistics.collect import Collector, blocks, tensors_of_interest
 from disttune.quantize.statistics.statistics import Statistics
 from disttune.runtime.messages import OpenFile
@@ -71,6 +72,7 @@ class StatisticsWork:
     def merge(self, parts: Sequence[Mapping[str, Any]], folder: Path) -> Statistics:
         """Statistics of all blocks, given in order; they are kept in the folder if it takes them."""
         self._collector = None  # its sessions are large
+        give_back_freed()
         merged = Statistics.merged([Statistics.from_arrays(part) for part in parts])
         try:
             folder.mkdir(exist_ok=True)

@@ -41,6 +41,7 @@ def main(arguments: list[str]) -> None:
     end_with_pipe(descriptor)
     faulthandler.enable(all_threads=False)  # a segfault names the user's line
     # what takes long to import comes after the guards
+    import disttune.quantize.variants  # noqa: F401 (most jobs need it; now nobody waits for it)
     from disttune.runtime.pipe import Pipe, PipeClosedError
     from disttune.runtime.trial_worker import TrialWorker
 

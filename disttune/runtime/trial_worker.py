@@ -199,7 +199,7 @@ class TrialWorker:
         )
         assert message.replica is not None
         nonce = fill(message.replica, data.replica_parts())
-        data.move_into(mapped(message.replica))
+        data.move_into(message.replica)
         self._loaded = data
         self._the_engines()  # it refuses what it cannot do at all
         engine = find_engine(data.job.quantization.engine)

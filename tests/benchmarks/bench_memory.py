@@ -18,6 +18,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import onnx
+import psutil
 from onnx import TensorProto
 
 from disttune.config.job import Job
@@ -121,12 +122,20 @@ def waiting(evaluate: str, signs: Path) -> Any:
 
 
 def pss_mb(processes: Sequence[Process]) -> float:
-    """Of all together: shared pages count once."""
+    """Of all together, shared pages counted once; without those of program files, which others use too."""
     total = 0
     for process in processes:
-        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
-        total += int(next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1])
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon", "Pss_Shmem")))
     return total / 1024
+
+
+def until_idle(processes: Sequence[Process]) -> None:
+    """Wait for the imports to end: a second without work."""
+    seconds = -1.0
+    while (now := sum(sum(psutil.Process(p.pid).cpu_times()[:2]) for p in processes)) != seconds:
+        seconds = now
+        time.sleep(1)
 
 
 def phases(job: Job, folder: Path, n: int) -> dict[str, float]:
@@ -146,7 +155,7 @@ def phases(job: Job, folder: Path, n: int) -> dict[str, float]:
 def _phases(
     job: Job, functions: Functions, signs: Path, files: MemoryFiles, processes: Sequence[Process]
 ) -> dict[str, float]:
-    time.sleep(3)  # they import
+    until_idle(processes)
     found = {"idle": pss_mb(processes)}
     first = processes[0]
     replica = files.new("replica")

@@ -6,6 +6,7 @@ rules make valid models, and the tests check them.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto
@@ -34,6 +35,7 @@ from disttune.quantize.counts import count_quantized
 from disttune.quantize.layers import Layer, layers_of
 from disttune.quantize.reduced_range import with_reduced_ranges
 from disttune.quantize.sharing import mark_tensors, range_sources
+from disttune.quantize.shelf import Shelf
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.weights import QuantizedWeight
 from disttune.space.candidate import Candidate
@@ -57,6 +59,7 @@ class Builder:
         ranges: of activations.
         nbits: accuracy level of the MatMulNBits nodes that weight-only ops become; None: they are written
             with DequantizeLinear.
+        shelf: for codes of constants.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Builder:
         feeds: Sequence[Mapping[str, np.ndarray]],
         ranges: Ranges,
         nbits: int | None = None,
+        shelf: Shelf | None = None,
     ):
         self._accuracy_level = nbits
         self._opsets = Opsets(prepared, feeds)
@@ -72,7 +76,7 @@ class Builder:
         self._excluded: frozenset[str] = frozenset()
         self._nodes = {node.name: node for node in self._opsets.lowest.nodes}
         self._types = {node.name: node.op_type for node in self._opsets.lowest.nodes}
-        self._store = ConstantStore(self._opsets.lowest.constants)
+        self._store = ConstantStore(self._opsets.lowest.constants, shelf)
 
     def exclude(self, tensors: Iterable[str]) -> None:
         """Leave these tensors in float, and no others, in what is built from now on."""
@@ -135,7 +139,7 @@ class Builder:
             and not stays_in_float(node)
             and self._excluded.isdisjoint(node.inputs)
         }
-        blueprint = self._write(model, plan, dynamic, nbits)
+        blueprint = replace(self._write(model, plan, dynamic, nbits), owner=self)
         if (
             others
             and not nbits

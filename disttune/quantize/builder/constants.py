@@ -1,5 +1,7 @@
 """Quantized constants, each made once: codes, scale and zero point as tensors ready to be copied."""
 
+import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +14,14 @@ from disttune.config.errors import InternalError, TrialError
 from disttune.config.schemes import FLOAT8_DTYPES, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.bias import bias_codes
-from disttune.quantize.builder.encode import encode
+from disttune.quantize.builder.encode import ONNX_TYPES, encode
 from disttune.quantize.builder.nbits_tensors import NBits, nbits_of
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
+from disttune.quantize.digest import describe_tensor, describe_values
 from disttune.quantize.parameters import has_power_of_two_scale, next_power_of_two
-from disttune.quantize.tensor_memory import tensor_values
-from disttune.quantize.weights import QuantizedWeight, quantize_weight
+from disttune.quantize.shelf import Arrays, Shelf
+from disttune.quantize.tensor_memory import SMALLEST_BYTES, TensorMemory, tensor_values
+from disttune.quantize.weights import QuantizedWeight, packed, quantize_weight
 
 Floats = NDArray[np.float32]
 _KEPT_BYTES = 2**16
@@ -60,10 +64,14 @@ class ConstantStore:
 
     Args:
         constants: of the float model by name; copies of weights go by the weight's name.
+        shelf: for codes, so that a node makes and holds them once.
     """
 
-    def __init__(self, constants: Mapping[str, TensorProto]):
+    def __init__(self, constants: Mapping[str, TensorProto], shelf: Shelf | None = None):
         self._tensors = constants
+        self._shelf = shelf
+        self._memory = TensorMemory()
+        self._descriptions: dict[str, bytes] = {}
         self._arrays: dict[str, Floats] = {}
         self._constants: dict[tuple[object, ...], QuantizedConstant] = {}
         self._grown: dict[tuple[object, ...], Floats | None] = {}
@@ -208,8 +216,36 @@ class ConstantStore:
     ) -> QuantizedConstant:
         if key not in self._constants:
             with _naming(key[0]):
-                self._constants[key] = _as_tensors(quantize(), scheme.dtype)
+                cause = repr((key[1:], self._solved_contents(*key[:2])))
+                self._constants[key] = self._shared(str(key[0]), cause, scheme.dtype, quantize)
         return self._constants[key]
+
+    def _solved_contents(self, name: object, scheme: object) -> str:
+        """Of the codes that an algorithm has found and others are made from; "" where there are none."""
+        solved = self._solved.get((name, scheme))  # type: ignore[arg-type]
+        return _contents(solved) if solved else ""
+
+    def _shared(
+        self, name: str, cause: str, dtype: str, quantize: Callable[[], QuantizedWeight]
+    ) -> QuantizedConstant:
+        """What is on the shelf, or else is made here and put there.
+
+        Args:
+            name: of the constant.
+            cause: all that the codes depend on beside the constant's values.
+            dtype: of the codes.
+        """
+        tensor = self._tensors[name]
+        if self._shelf is None or math.prod(tensor.dims) < SMALLEST_BYTES:
+            return _as_tensors(quantize(), dtype)
+        if name not in self._descriptions:
+            self._descriptions[name] = describe_tensor(tensor)
+        text = f"{self._descriptions[name].hex()} {dtype} {cause}"
+        key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        arrays = self._shelf.find(key)
+        if arrays is None:
+            arrays = self._shelf.keep(key, _as_arrays(quantize(), dtype))
+        return _from_arrays(arrays, dtype, self._memory)
 
 
 @contextmanager
@@ -249,12 +285,49 @@ def _quantized_bias(bias: Floats, data_scale: np.float32, scales: Floats) -> Qua
     )
 
 
+def _contents(weight: QuantizedWeight) -> str:
+    """Digest over the codes and their meaning."""
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (weight.codes, weight.scale, weight.zero_point):
+        digest.update(f"{array.dtype.str} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    digest.update(f"{weight.axis} {weight.block_size} {weight.code_range}".encode())
+    return digest.hexdigest()
+
+
+def _as_arrays(weight: QuantizedWeight, dtype: str) -> Arrays:
+    """For the shelf."""
+    _check_zero_points(weight, dtype)
+    codes = np.frombuffer(packed(weight.codes, dtype), np.uint8)
+    description = describe_values(codes, ONNX_TYPES[dtype], weight.codes.shape)
+    return {
+        "codes": codes,
+        "shape": np.array(weight.codes.shape, np.int64),
+        "scale": weight.scale,
+        "zero point": weight.zero_point,
+        "axis and block": np.array([-1 if weight.axis is None else weight.axis, weight.block_size or 0]),
+        "description": np.frombuffer(description, np.uint8),
+    }
+
+
+def _from_arrays(arrays: Arrays, dtype: str, memory: TensorMemory) -> QuantizedConstant:
+    """From the shelf: the codes stay there."""
+    axis, block_size = (int(n) for n in arrays["axis and block"])
+    shape = tuple(int(n) for n in arrays["shape"])
+    scales = np.array(arrays["scale"])
+    return QuantizedConstant(
+        scales=scales,
+        dtype=dtype,
+        axis=None if axis < 0 else axis,
+        block_size=block_size,
+        codes=memory.tensor(arrays["codes"], ONNX_TYPES[dtype], shape, arrays["description"].tobytes()),
+        scale=encode(scales, "float32"),
+        zero_point=encode(np.array(arrays["zero point"]), dtype),
+    )
+
+
 def _as_tensors(weight: QuantizedWeight, dtype: str) -> QuantizedConstant:
-    if dtype not in FLOAT8_DTYPES and not np.issubdtype(weight.zero_point.dtype, np.integer):
-        raise TrialError(
-            "its zero points lie between codes: DequantizeLinear has none such. "
-            'Use weight_only_format = "matmulnbits", or leave float_zero_point off.'
-        )
+    _check_zero_points(weight, dtype)
     return QuantizedConstant(
         scales=weight.scale,
         dtype=dtype,
@@ -264,3 +337,11 @@ def _as_tensors(weight: QuantizedWeight, dtype: str) -> QuantizedConstant:
         scale=encode(weight.scale, "float32"),
         zero_point=encode(weight.zero_point, dtype),
     )
+
+
+def _check_zero_points(weight: QuantizedWeight, dtype: str) -> None:
+    if dtype not in FLOAT8_DTYPES and not np.issubdtype(weight.zero_point.dtype, np.integer):
+        raise TrialError(
+            "its zero points lie between codes: DequantizeLinear has none such. "
+            'Use weight_only_format = "matmulnbits", or leave float_zero_point off.'
+        )

@@ -1,6 +1,6 @@
 """Scale and zero point of activations: from their statistics by their scheme, each computed once."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Ranges:
 
     def __init__(self, collect: Callable[[Sequence[str]], Statistics]):
         self._collect: Callable[[Sequence[str]], Statistics] | None = collect
-        self._statistics: dict[str, TensorStatistics] = {}
+        self._statistics: Mapping[str, TensorStatistics] = {}
         self._asked: set[str] = set()
         self._ranges: dict[tuple[str, Scheme], tuple[float, float]] = {}
         self._parameters: dict[tuple[tuple[float, float], Scheme], tuple[np.float32, int]] = {}
@@ -29,7 +29,7 @@ class Ranges:
     def use(self, statistics: Statistics) -> None:
         """Take these statistics and collect no others; what came of earlier ones is forgotten."""
         self._collect = None
-        self._statistics = dict(statistics)
+        self._statistics = statistics
         self._ranges.clear()
 
     def known(self, tensors: Iterable[str]) -> list[str]:
@@ -37,7 +37,7 @@ class Ranges:
         names = list(tensors)
         missing = [name for name in names if name not in self._statistics and name not in self._asked]
         if missing and self._collect is not None:
-            self._statistics.update(self._collect(missing))
+            self._statistics = {**self._statistics, **self._collect(missing)}
             self._asked.update(missing)
         return [name for name in names if name in self._statistics]
 

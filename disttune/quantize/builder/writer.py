@@ -24,13 +24,15 @@ class Blueprint:
     Args:
         skeleton: the model without those tensors; valid only together with them.
         tensors: name in the model to the tensor; its own name does not count. Must not be changed.
+        owner: holds the memory of tensors whose values stand beside their messages.
     """
 
     skeleton: ModelProto
     tensors: Mapping[str, TensorProto]
+    owner: object = None
 
     def model(self) -> ModelProto:
-        """A whole model, with its own copy of every tensor."""
+        """One model, with copies of all tensors; values in memory stay there while the blueprint lives."""
         model = ModelProto()
         model.CopyFrom(self.skeleton)
         add_tensors(model, self.tensors)

@@ -41,7 +41,7 @@ class Statistics(Mapping[str, TensorStatistics]):
     """
 
     def __init__(self, tensors: Mapping[str, TensorStatistics]):
-        self._tensors = dict(tensors)
+        self._tensors = tensors if isinstance(tensors, _Packed) else dict(tensors)
 
     def __getitem__(self, name: str) -> TensorStatistics:
         return self._tensors[name]
@@ -90,31 +90,8 @@ class Statistics(Mapping[str, TensorStatistics]):
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> Self:
-        """The statistics that `to_arrays` packed."""
-        names, facts, extrema, samples, spans, counts = (arrays[name] for name in _ARRAYS)
-        parts = iter(np.split(counts, np.cumsum(spans[:, 1::2])[:-1]))
-        sample_parts = iter(np.split(samples, np.cumsum(facts[:, 4])[:-1], axis=1))
-        tensors = {}
-        for name, fact, (minimum, maximum), (first, _, first_log, _) in zip(
-            names, facts, extrema, spans, strict=True
-        ):
-            n, n_zero, n_excluded, exponent, _ = (int(value) for value in fact)
-            minima, maxima, sums, squares = (np.ascontiguousarray(row) for row in next(sample_parts))
-            tensors[str(name)] = TensorStatistics(
-                n=n,
-                n_zero=n_zero,
-                n_excluded=n_excluded,
-                minimum=float(minimum),
-                maximum=float(maximum),
-                sample_minima=minima,
-                sample_maxima=maxima,
-                sample_sums=sums,
-                sample_squares=squares,
-                exponent=exponent,
-                counts=_unpacked(next(parts), first, N_BINS),
-                log_counts=_unpacked(next(parts), first_log, N_COUNTERS),
-            )
-        return cls(tensors)
+        """What `to_arrays` packed: the arrays are kept, and those of a tensor unpacked when asked for."""
+        return cls(_Packed(arrays))
 
     def save(self, path: Path) -> None:
         """Write a file, or leave what is there.
@@ -149,6 +126,49 @@ class Statistics(Mapping[str, TensorStatistics]):
             return None, f"{path}: there is no such file"
         except _DAMAGE as error:
             return None, f"{path}: damaged: {type(error).__name__}: {error}"
+
+
+class _Packed(Mapping[str, TensorStatistics]):
+    """Statistics in the form of `to_arrays`: a hundredth of their size, and often in shared memory."""
+
+    def __init__(self, arrays: Mapping[str, Array]):
+        names, self._facts, self._extrema, self._samples, self._spans, self._counts = (
+            arrays[name] for name in _ARRAYS
+        )
+        self._positions = {str(name): i for i, name in enumerate(names)}
+        self._count_ends = np.cumsum(self._spans[:, 1::2]).reshape(-1, 2)
+        self._sample_ends = np.cumsum(self._facts[:, 4])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._positions)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, name: str) -> TensorStatistics:
+        i = self._positions[name]
+        n, n_zero, n_excluded, exponent, n_samples = (int(value) for value in self._facts[i])
+        minimum, maximum = (float(value) for value in self._extrema[i])
+        end = int(self._sample_ends[i])
+        minima, maxima, sums, squares = (
+            np.ascontiguousarray(row) for row in self._samples[:, end - n_samples : end]
+        )
+        first, size, first_log, size_log = (int(value) for value in self._spans[i])
+        end, end_log = (int(value) for value in self._count_ends[i])
+        return TensorStatistics(
+            n=n,
+            n_zero=n_zero,
+            n_excluded=n_excluded,
+            minimum=minimum,
+            maximum=maximum,
+            sample_minima=minima,
+            sample_maxima=maxima,
+            sample_sums=sums,
+            sample_squares=squares,
+            exponent=exponent,
+            counts=_unpacked(self._counts[end - size : end], first, N_BINS),
+            log_counts=_unpacked(self._counts[end_log - size_log : end_log], first_log, N_COUNTERS),
+        )
 
 
 def _sample_arrays(tensor: TensorStatistics) -> tuple[Array, ...]:
