@@ -39,7 +39,7 @@ class Listener(Protocol):
     """All calls come from rank 0, in order."""
 
     def phase(self, text: str) -> None:
-        """What is being done now, before the search begins."""
+        """What is being done now: before the search begins, or works that take long during it."""
 
     def opened(self, opening: Opening) -> None:
         """The search begins."""

@@ -47,13 +47,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Of the works that have been asked for since nothing was left to do.
+    """How far works of one kind are.
 
     Args:
-        kind: of the one that was settled last.
-        what: that was.
+        kind: of the one that has been running for longest.
+        what: that is.
         n_settled: of this kind.
-        n_all: of this kind.
+        n_all: of this kind, as far as they are known.
     """
 
     kind: str
@@ -75,8 +75,6 @@ class WorkPool:
         self._satisfied: list[Asker] = []
         self._running: dict[int, str] = {}  # key by rank
         self._places: dict[int, str] = {}  # of the last work, by rank
-        self._round: dict[str, Entry] = {}
-        self._last: Entry | None = None
 
     def entry(self, key: str) -> Entry | None:
         """What is known of a work."""
@@ -94,13 +92,12 @@ class WorkPool:
 
     @property
     def progress(self) -> Progress | None:
-        """How far it is; None while nothing has been settled in this round or nothing is left to do."""
-        entry = self._last
-        if entry is None or not self._is_active:
+        """How far it is; None while nothing runs."""
+        if not self._running:
             return None
-        same = [e for e in self._round.values() if e.work.kind == entry.work.kind]
-        n_settled = sum(e.state == "settled" for e in same)
-        return Progress(entry.work.kind, entry.work.what, n_settled, len(same))
+        work = self._entries[next(iter(self._running.values()))].work
+        same = [e for e in self._entries.values() if e.work.kind == work.kind]
+        return Progress(work.kind, work.what, sum(e.state == "settled" for e in same), len(same))
 
     def ask(self, asker: Asker, works: Sequence[Work]) -> None:
         """Somebody waits for these.
@@ -108,15 +105,13 @@ class WorkPool:
         Raises:
             InternalError: a work needs results that nobody has asked for.
         """
-        if not self._is_active:
-            self._round, self._last = {}, None
         for work in works:
             if unknown := [need for need in work.needs if need not in self._entries]:
                 raise InternalError(f"{work.what} needs results that nobody has asked for: {unknown}")
         for work in works:
             if work.key not in self._entries:
                 entry = Entry(work, self._n_asked, self._ended[work.key])
-                self._entries[work.key] = self._queued[work.key] = self._round[work.key] = entry
+                self._entries[work.key] = self._queued[work.key] = entry
                 self._n_asked += 1
         self._asked[asker] = tuple(work.key for work in works)
         left = {work.key for work in works if self._entries[work.key].state != "settled"}
@@ -168,8 +163,6 @@ class WorkPool:
         entry = self._entries[key]
         assert entry.state == "arrived"
         entry.state, entry.reason = "settled", reason
-        if key in self._round:
-            self._last = entry
         for asker, left in list(self._open.items()):
             left.discard(key)
             if not left:
@@ -228,14 +221,9 @@ class WorkPool:
         for key in useless:
             del self._entries[key]
             self._queued.pop(key, None)
-            self._round.pop(key, None)
         for rank, _ in ranks:
             del self._running[rank]
         return ranks
-
-    @property
-    def _is_active(self) -> bool:
-        return any(entry.state != "settled" for entry in self._round.values())
 
     def _preference(self, rank: int, taken: set[str], entry: Entry) -> tuple[bool, int, float, int]:
         place = entry.work.place

@@ -121,12 +121,11 @@ class Works:
 
     def report(self, now_s: float) -> None:
         """Tell how far it is, now and then; to be called about once a second."""
-        progress = self._pool.progress
-        if progress is None:
-            self._told_s = None
-        elif self._told_s is None:
+        if self._told_s is None and self._pool.running:
             self._told_s = now_s - TOLD_EVERY_S + FIRST_TOLD_S
-        elif now_s - self._told_s >= TOLD_EVERY_S:
+        if self._told_s is None or now_s - self._told_s < TOLD_EVERY_S:
+            return
+        if progress := self._pool.progress:
             self._told_s = now_s
             doing = DOING.get(progress.kind, f"works ({progress.kind})")
             self._tell(f"{doing}: {progress.n_settled} of {progress.n_all} ({progress.what})")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.jobs import table
-from tests.distributed.launch import Launched, disttune, kill, mpirun, run
+from tests.distributed.launch import Launched, disttune, find_mpirun, kill, mpirun, run
 from tests.distributed.layered_jobs import done, environment, make_layered_job
 
 N_TRIALS = 12
@@ -112,3 +112,31 @@ def wait_for_a_work(session: Launched, folder: Path) -> None:
     while not (folder / "works.log").exists() and session.process.poll() is None:
         assert time.monotonic() < until_s
         time.sleep(0.02)
+
+
+def test_ranks_of_two_nodes_share_works_too(alone: Path, tmp_path: Path):
+    job = make_layered_job(tmp_path)
+    tune = disttune("tune", job, "-o", tmp_path / "run")
+    named = [["-np", "2", "-x", f"DISTTUNE_NODE={name}", *tune] for name in "ab"]
+
+    ended = run(
+        [find_mpirun(), *named[0], ":", *named[1]], environment(tmp_path, DISTTUNE_TEST_WORK_S="0.05")
+    )
+
+    assert ended.code == 3, ended.text
+    assert table(tmp_path / "run") == table(alone / "run")
+    assert done(tmp_path) == done(alone)
+
+
+@pytest.mark.parametrize("option", ["runtime.isolation=none", "runtime.master_works=false"])
+def test_works_are_done_within_ranks_and_beside_a_master_that_runs_no_trials(
+    alone: Path, tmp_path: Path, option: str
+):
+    job = make_layered_job(tmp_path)
+    command = mpirun(2, "tune", job, "-o", tmp_path / "run", "--set", option)
+
+    ended = run(command, environment(tmp_path))
+
+    assert ended.code == 3, ended.text
+    assert table(tmp_path / "run") == table(alone / "run")
+    assert done(tmp_path) == done(alone)

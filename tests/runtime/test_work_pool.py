@@ -229,14 +229,15 @@ def test_needs_that_nobody_has_asked_for_are_a_fault():
         pool_with(work("b", needs=("a",)))
 
 
-def test_progress_counts_one_kind_until_nothing_is_left():
+def test_progress_counts_the_kind_that_has_been_running_for_longest():
     pool = pool_with(work("a"), work("b"), Work("gram", "c", "gram of c"))
     assert pool.progress is None
     pool.hand_out([0, 1, 2])
-    for rank, key in enumerate("ab"):
-        pool.arrived(rank, key)
-        pool.settle(key)
-    assert pool.progress == Progress("solve", "gptq of b", 2, 2)
+    assert pool.progress == Progress("solve", "gptq of a", 0, 2)
+    pool.arrived(0, "a")
+    pool.settle("a")
+    assert pool.progress == Progress("solve", "gptq of b", 1, 2)
+    pool.arrived(1, "b")
+    assert pool.progress == Progress("gram", "gram of c", 0, 1)
     pool.arrived(2, "c")
-    pool.settle("c")
     assert pool.progress is None

@@ -191,19 +191,22 @@ def test_long_works_are_told_after_a_moment_and_then_now_and_then():
     works = [Work("solve", str(i), f"gptq of /fc{i}") for i in range(48)]
     scene.hear(0, NeedsWorks(5, tuple(works)))
     for i in range(40):
-        scene.does(1, works[i])
+        scene.hands_out(1)
         scene.works.report(now_s=float(i))
+        scene.hear(1, WorkDone(works[i].key, {}))
+        scene.hear(0, kept(works[i]))
     assert len(scene.told) == 1 + int((39 - FIRST_TOLD_S) // TOLD_EVERY_S)
-    assert scene.told[0] == "solving layers: 3 of 48 (gptq of /fc2)"
+    assert scene.told[0] == "solving layers: 2 of 48 (gptq of /fc2)"
 
 
-def test_short_works_are_not_told():
+def test_works_that_are_done_within_a_moment_are_not_told():
     scene = Scene("aa")
-    for i in range(100):
-        work = Work("solve", str(i), "rtn")
-        scene.hear(0, NeedsWorks(i, (work,)))
-        scene.does(1, work)
-        scene.works.report(now_s=float(i))
+    scene.hear(0, NeedsWorks(5, (A,)))
+    scene.hands_out(1)
+    scene.works.report(now_s=7.0)
+    scene.hear(1, WorkDone("a", {}))
+    for second in range(8, 99):
+        scene.works.report(now_s=float(second))
     assert scene.told == []
 
 
