@@ -136,6 +136,7 @@ class Search:
         self._busy: set[int] = set()
         self._timed: set[int] = set()  # ranks whose last item measures latency, alone on its node
         self._finishing: Finish | None = None
+        self._is_interrupted = False
         self._target_check = ""  # as last told
 
     @property
@@ -164,6 +165,7 @@ class Search:
 
     def interrupt(self, grace_s: float) -> None:
         """End soon: hand out nothing, keep what ends within the grace time."""
+        self._is_interrupted = True
         self._handle(Interrupt(self.now_s(), grace_s))
 
     def receive(self, source: int, message: ToMaster) -> None:
@@ -203,9 +205,10 @@ class Search:
                 self._works.report(now_s)
                 self._listener.progress(n_trials, len(self._busy), self.now_s())
         self._handle(Tick(self.now_s()))
-        if self._finishing and self._finishing.status == "interrupted" and self._works.export_waits:
+        if self._finishing and self._is_interrupted and self._works.export_waits:
             self._works.drop_export()
             self._exporter.give_up()
+            self._finishing = Finish("interrupted", "signal")
         if self._finishing and not self._later and self._exporter.settled:
             if self._exporter.failure:
                 raise InputError(self._exporter.failure)
