@@ -263,7 +263,7 @@ class Job(Section):
             section.given
             or functions_given(info)
             or quantization is None
-            or quantization.approach == "dynamic"
+            or quantization.approach in ("dynamic", "weight_only")
         ):
             return section
         raise mistake(

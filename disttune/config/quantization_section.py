@@ -10,7 +10,7 @@ from disttune.config.errors import InputError
 from disttune.config.field_types import OneOf, OneOrMore, Section, Text, mistake, mistakes
 from disttune.config.nearest import unknown_name
 from disttune.config.recipes import RECIPES, RecipeValue
-from disttune.config.schemes import FLOAT_DTYPES, GRANULARITIES, QUANTIZED_DTYPES, parse_method
+from disttune.config.schemes import FLOAT_DTYPES, GRANULARITIES, QUANTIZED_DTYPES, parse_scheme_method
 from disttune.config.toml_text import shown, toml_value
 
 DtypeName = Annotated[str, OneOf("dtype", QUANTIZED_DTYPES + FLOAT_DTYPES)]
@@ -20,7 +20,7 @@ FloatName = Annotated[str, OneOf("float type", FLOAT_DTYPES)]
 
 def _check_method(text: str) -> str:
     try:
-        parse_method(text)
+        parse_scheme_method(text)
     except InputError as error:
         raise mistake(str(error)) from None
     return text
@@ -46,7 +46,8 @@ class SchemeOptions(Section):
     method: OneOrMore[MethodName] | None = Field(
         default=None,
         description="How the range is found: minmax, percentile, entropy, mse, distribution; a parameter "
-        'after a colon, "percentile:99.99".',
+        'after a colon, "percentile:99.99". Of weights also: rtn, gptq, awq, hqq, k_quant, flip; with '
+        'options, "gptq:act_order=true,flip=true".',
     )
 
     @field_validator("group_size")

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
-from disttune.config.weight_methods import WEIGHT_METHODS, OptionValue
+from disttune.config.weight_methods import WEIGHT_METHODS, Options, OptionValue, parse_weight_method
 
 # Types that only weights have: ONNX has some of them (int2) only lately, others (int3) not at all.
 WEIGHT_DTYPES = tuple(f"{sign}int{bits}" for bits in (2, 3, 5, 6, 7) for sign in ("", "u"))
@@ -65,6 +65,20 @@ def parse_method(text: str) -> tuple[str, float | None]:
     return name, parameter
 
 
+def parse_scheme_method(text: str) -> tuple[str, float | None, Options]:
+    """Split a threshold or weight method as users write it into its name, parameter and options.
+
+    Raises:
+        InputError: as `parse_method` and `parse_weight_method`.
+    """
+    name = text.partition(":")[0]
+    if name in WEIGHT_METHODS:
+        return name, None, parse_weight_method(text)[1]
+    if name not in METHODS:
+        raise InputError(unknown_name("method", name, [*METHODS, *WEIGHT_METHODS]))
+    return *parse_method(text), ()
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """How one tensor is quantized.
@@ -87,7 +101,7 @@ class Scheme:
     group_size: int | None = None
     method: str = "minmax"
     parameter: float | None = None
-    options: tuple[tuple[str, OptionValue], ...] = ()
+    options: Options = ()
     reduce_range: bool = False
 
     def __post_init__(self) -> None:

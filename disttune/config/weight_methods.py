@@ -18,10 +18,16 @@ Iterations here see all samples at once, so fewer do. Batch sizes, `DropRatio` a
 counterpart: nothing is drawn at random. `DataSize` is the number of calibration samples.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from disttune.config.errors import InputError
+from disttune.config.nearest import unknown_name
+
 OptionValue = bool | int | float | str
+Options = tuple[tuple[str, OptionValue], ...]  # sorted by name, only those other than by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +82,55 @@ _ALL = (
     _method("flip", True, "Moves single codes while the output error falls (coordinate descent)."),
 )  # fmt: skip
 WEIGHT_METHODS = MappingProxyType({method.name: method for method in _ALL})
+
+
+def parse_weight_method(text: str) -> tuple[str, Options]:
+    """Split a weight method as users write it into its name and options.
+
+    Args:
+        text: "gptq", "gptq:flip=true" or "gptq:act_order=true,percdamp=0.05".
+    Raises:
+        InputError: the method or an option is unknown, or a value is of another kind than the default.
+    """
+    name, _, given = text.partition(":")
+    if name not in WEIGHT_METHODS:
+        raise InputError(unknown_name("weight method", name, WEIGHT_METHODS))
+    pairs = [pair.partition("=") for pair in given.split(",")] if given else []
+    return name, weight_options(name, {key.strip(): value.strip() for key, _, value in pairs})
+
+
+def weight_options(method: str, given: Mapping[str, object]) -> Options:
+    """Options of a weight method as a `Scheme` holds them.
+
+    Args:
+        method: key of `WEIGHT_METHODS`.
+        given: values, or their text.
+    Raises:
+        InputError: as `parse_weight_method`.
+    """
+    defaults = WEIGHT_METHODS[method].options
+    found: dict[str, OptionValue] = {}
+    for name, value in given.items():
+        if name not in defaults:
+            raise InputError(f'weight method "{method}": {unknown_name("option", name, defaults)}')
+        found[name] = _like(defaults[name], value, f'weight method "{method}": option {name}')
+    return tuple(sorted((name, value) for name, value in found.items() if value != defaults[name]))
+
+
+def _like(default: OptionValue, value: object, where: str) -> OptionValue:
+    """A value, or its text, as the kind that the default is of."""
+    text = str(value).lower()
+    if isinstance(default, bool):
+        if text in ("true", "false"):
+            return text == "true"
+        raise InputError(f'{where} is true or false; "{value}" was given')
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if isinstance(default, int) and number == int(number if math.isfinite(number) else 0) and number >= 0:
+        return int(number)
+    if isinstance(default, float) and math.isfinite(number) and number >= 0:
+        return number
+    kind = "a whole number" if isinstance(default, int) else "a number"
+    raise InputError(f'{where} is {kind} of at least 0; "{value}" was given')

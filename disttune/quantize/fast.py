@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from disttune.config.errors import InputError, TrialError
 from disttune.config.schemes import METHODS
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.engine import EngineSettings, register_engine
 from disttune.quantize.work import Results, Work, complete
 from disttune.space.candidate import Candidate
@@ -32,7 +33,7 @@ class FastEngine:
     built. `prepared` is kept and must not change any more.
     """
 
-    methods: ClassVar[frozenset[str]] = frozenset(METHODS)
+    methods: ClassVar[frozenset[str]] = frozenset({*METHODS, *WEIGHT_METHODS})
     approaches: ClassVar[frozenset[str]] = frozenset({"static", "dynamic", "weight_only"})
 
     def __init__(

@@ -143,7 +143,7 @@ class Prepared(ToMaster):
 
     Args:
         summary: of the prepared model.
-        engine_methods: threshold methods that the engine can do.
+        engine_methods: threshold and weight methods that the engine can do, with the data there are.
         engine_approaches: ways to quantize an op that it can do.
         objectives: of the evaluators.
         digests: of "model", "data" and "code".

@@ -22,6 +22,7 @@ import onnxruntime
 
 import disttune
 from disttune.config.errors import DisttuneError, InternalError, TrialError, UserCodeError
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.evaluate.evaluators import (
     evaluate,
     objectives,
@@ -89,6 +90,9 @@ class BuiltModel:
     model_digest: str
     size_bytes: int
     n_quantized: int
+
+
+_NEED_DATA = frozenset(name for name, method in WEIGHT_METHODS.items() if method.uses_data)
 
 
 class TrialWorker:
@@ -205,7 +209,7 @@ class TrialWorker:
         engine = find_engine(data.job.quantization.engine)
         return Prepared(
             summary=data.summary,
-            engine_methods=engine.methods,
+            engine_methods=engine.methods if data.feeds.feeds else engine.methods - _NEED_DATA,
             engine_approaches=engine.approaches,
             objectives=objectives(data.evaluators),
             digests=data.digests(message.functions.code_digest),
@@ -237,7 +241,7 @@ class TrialWorker:
     # Statistics
 
     def _needs_statistics(self) -> bool:
-        is_static = self._data.job.quantization.approach != "dynamic"
+        is_static = self._data.job.quantization.approach in ("static", "auto")
         return is_static and isinstance(self._the_engines().first, UsesStatistics)
 
     def _statistics_work(self) -> StatisticsWork:

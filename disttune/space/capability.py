@@ -14,9 +14,16 @@ from typing import Any, TypeVar
 from disttune.config.errors import InputError, InternalError
 from disttune.config.nearest import unknown_name
 from disttune.config.recipes import RECIPES, RecipeValue
-from disttune.config.schemes import FLOAT_DTYPES, GRANULARITIES, QUANTIZED_DTYPES, parse_method
+from disttune.config.schemes import (
+    FLOAT_DTYPES,
+    GRANULARITIES,
+    QUANTIZED_DTYPES,
+    parse_method,
+    parse_scheme_method,
+)
 
 APPROACHES = ("static", "dynamic")
+WEIGHT_ONLY = "weight_only"
 PLACEMENTS = ("speed", "all")
 WEIGHT_ONLY_FORMATS = ("matmulnbits", "qdq")
 V = TypeVar("V")
@@ -41,18 +48,22 @@ class TensorOptions:
     group_size: tuple[int | None, ...] = (None,)
 
 
+NO_CODES = TensorOptions((), ())  # of activations that stay in float
+
+
 @dataclass(frozen=True, slots=True)
 class CapabilityRow:
     """One way in which some op types can be quantized.
 
     Args:
         op_types: ONNX operator types.
-        approach: "static" or "dynamic".
+        approach: "static", "dynamic" or "weight_only".
         placement: "speed" when the target computes it on integers, "all" when it stays float inside.
-        activation: options of the activations.
+        activation: options of the activations; none with "weight_only".
         weight: options of the constant weight; None for op types that have none.
         needs_weight: whether an op without a constant weight is left out.
         searched: whether it is offered to jobs; otherwise it only says what else the target takes.
+        on_request: whether it is offered only where the user's sections name something that it alone has.
     """
 
     op_types: tuple[str, ...]
@@ -62,6 +73,7 @@ class CapabilityRow:
     weight: TensorOptions | None = None
     needs_weight: bool = False
     searched: bool = True
+    on_request: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +115,7 @@ class Capability:
         Args:
             approaches: in order of preference; all rows of the first come before those of the second.
             placement: "speed" for the rows of that placement only, "all" for every row.
-            methods: names of the threshold methods that the engine can do; others are removed.
+            methods: names of the threshold and weight methods that the engine can do; others are removed.
         """
         rows = [
             row
@@ -177,21 +189,28 @@ def _with_methods(row: CapabilityRow, methods: Collection[str]) -> CapabilityRow
     """The row with methods of the engine only; None when nothing is left. Dynamic ones need none."""
     if row.approach == "dynamic":
         return row
+    if row.approach == WEIGHT_ONLY:
+        assert row.weight is not None
+        left = tuple(m for m in row.weight.method if m.partition(":")[0] in methods)
+        return replace(row, weight=replace(row.weight, method=left)) if left else None
     left = tuple(m for m in row.activation.method if parse_method(m)[0] in methods)
     return replace(row, activation=replace(row.activation, method=left)) if left else None
 
 
 def _row(data: Any, where: str) -> CapabilityRow:
-    optional = {"weight", "needs_weight", "searched"}
-    _check_keys(data, {"op_types", "approach", "placement", "activation"}, optional, where)
+    optional = {"weight", "needs_weight", "searched", "on_request"}
+    alone = isinstance(data, dict) and data.get("approach") == WEIGHT_ONLY
+    tensors = {"weight"} if alone else {"activation"}
+    _check_keys(data, {"op_types", "approach", "placement", *tensors}, optional, where)
     row = CapabilityRow(
         _list(data["op_types"], str, f"{where}: op_types"),
-        _one_of(data["approach"], APPROACHES, f"{where}: approach"),
+        _one_of(data["approach"], (*APPROACHES, WEIGHT_ONLY), f"{where}: approach"),
         _one_of(data["placement"], PLACEMENTS, f"{where}: placement"),
-        _tensor(data["activation"], f"{where}: activation"),
+        NO_CODES if alone else _tensor(data["activation"], f"{where}: activation"),
         _tensor(data["weight"], f"{where}: weight") if "weight" in data else None,
         _one_of(data.get("needs_weight", False), (False, True), f"{where}: needs_weight"),
         _one_of(data.get("searched", True), (False, True), f"{where}: searched"),
+        _one_of(data.get("on_request", False), (False, True), f"{where}: on_request"),
     )
     if row.needs_weight and row.weight is None:
         raise InternalError(f"{where}: needs_weight without a weight")
@@ -216,7 +235,7 @@ def _methods(values: Any, where: str) -> tuple[str, ...]:
     methods = _list(values, str, where)
     try:
         for method in methods:
-            parse_method(method)
+            parse_scheme_method(method)
     except InputError as error:  # ours, not the user's: the file is part of the package
         raise InternalError(f"{where}: {error}") from error
     return methods

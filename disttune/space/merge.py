@@ -9,7 +9,9 @@ Pure. Rules:
    symmetric also orders the rows; dynamic comes before static only where `approach` says so.
 4. Values that the capability lacks are left out, and all of them are told in one warning. Where
    nothing would be left, the capability's options stay.
-5. An op whose weight or activation dtype names float types only stays in float.
+5. Rows "on request" join the others where a section names something that they alone have; of what no section
+   names they bring the values of the op's first row, or where it has none the first of their own.
+6. An op whose weight or activation dtype names float types only stays in float.
 
 Source: INC 2.6, merge of `op_type_dict` and `op_name_dict` into the capability. What
 we do differently: the user's order is kept, a choice that only a later row offers is found there,
@@ -123,6 +125,7 @@ class UserOptions:
     ) -> tuple[CapabilityRow, ...]:
         """What these sections leave of the rows of an op that is to be quantized."""
         holds = self._holding(layers)
+        rows = _with_requested(rows, {part: layer.lists[part] for part, layer in holds.items()})
         for part in PARTS:
             if part in holds:
                 rows = self._filter(rows, holds[part], part, op_type)
@@ -184,6 +187,38 @@ class UserOptions:
             return tuple(rows)
         kept = (_narrowed(row, part, taken) for row in rows)
         return tuple(row for row in kept if row is not None)
+
+
+def _with_requested(
+    rows: Sequence[CapabilityRow], asked: Mapping[str, Sequence[Any]]
+) -> tuple[CapabilityRow, ...]:
+    """Rule 5; part to the values asked for."""
+    usual = [row for row in rows if not row.on_request]
+    added = [
+        _as_usual(row, usual[:1], asked)
+        for row in rows
+        if row.on_request and any(_is_news(row, usual, part, values) for part, values in asked.items())
+    ]
+    return (*usual, *added)
+
+
+def _is_news(row: CapabilityRow, usual: Sequence[CapabilityRow], part: str, values: Sequence[Any]) -> bool:
+    """Whether a row offers one of these values and no usual row does."""
+    known = [v for other in usual for v in _row_values(other, part)]
+    own = _row_values(row, part)
+    return any(_offered(v, part, own) and not _offered(v, part, known) for v in values)
+
+
+def _as_usual(
+    row: CapabilityRow, first: Sequence[CapabilityRow], asked: Mapping[str, Sequence[Any]]
+) -> CapabilityRow:
+    """A row on request with the values of another one, or its own first ones, for what nobody asked for."""
+    for part in (f"weight.{name}" for name in ATTRIBUTES):
+        if part not in asked:
+            own = _row_values(row, part)
+            usual = [v for other in first for v in _row_values(other, part) if v in own]
+            row = _narrowed(row, part, usual or own[:1]) or row
+    return row
 
 
 def _matching(key: str, names: Iterable[str], where: str) -> set[str]:

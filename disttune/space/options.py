@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import product
 from typing import cast
 
-from disttune.config.schemes import Approach, OpConfig, Scheme, parse_method
+from disttune.config.schemes import Approach, OpConfig, Scheme, parse_scheme_method
 from disttune.space.capability import CapabilityRow, TensorOptions
 from disttune.space.summary import WeightSummary
 
@@ -40,10 +40,10 @@ def without_inert_parts(config: OpConfig, weight: WeightSummary | None) -> OpCon
 
 
 def _configs(row: CapabilityRow, weight: WeightSummary | None) -> Iterator[OpConfig]:
-    activations = [
+    activations: list[Scheme | None] = [
         replace(s, method="minmax", parameter=None) if row.approach == "dynamic" else s  # case 3
         for s in _schemes(row.activation)
-    ]
+    ] or [None]
     weights: list[Scheme | None] = [None]  # case 1
     if weight is not None and row.weight is not None:
         weights = [_per_tensor_if_one(s, weight.n_channels) for s in _schemes(row.weight)]
@@ -54,9 +54,9 @@ def _configs(row: CapabilityRow, weight: WeightSummary | None) -> Iterator[OpCon
 def _schemes(options: TensorOptions) -> Iterator[Scheme]:
     attributes = (options.dtype, options.symmetric, options.method, options.granularity, options.group_size)
     for dtype, symmetric, method, granularity, group_size in product(*attributes):
-        name, parameter = parse_method(method)
+        name, parameter, chosen = parse_scheme_method(method)
         size = group_size if granularity == "per_group" else None  # case 4
-        yield Scheme(dtype, symmetric, granularity, size, name, parameter)
+        yield Scheme(dtype, symmetric, granularity, size, name, parameter, chosen)
 
 
 def _per_tensor_if_one(scheme: Scheme, n_channels: int) -> Scheme:

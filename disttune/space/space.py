@@ -15,8 +15,9 @@ from disttune.config.nearest import unknown_name
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.recipes import PREPARING, RECIPES, REDUCE_RANGE, RecipeValue, op_types_of
 from disttune.config.schemes import FLOAT32, METHODS, OpConfig, Scheme
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.space.candidate import Candidate
-from disttune.space.capability import APPROACHES, Capability, CapabilityRow
+from disttune.space.capability import APPROACHES, WEIGHT_ONLY, Capability, CapabilityRow
 from disttune.space.float_recipes import FLOAT_RECIPES, resolve_float_recipes
 from disttune.space.merge import UserOptions
 from disttune.space.options import op_options
@@ -149,7 +150,7 @@ def build_space(
     summary: ModelSummary,
     capability: Capability,
     quantization: QuantizationSection,
-    methods: Collection[str] = frozenset(METHODS),
+    methods: Collection[str] = frozenset({*METHODS, *WEIGHT_METHODS}),
     placement: str | None = None,
     approaches: Collection[str] = frozenset(APPROACHES),
     reduce_range: bool = False,
@@ -160,15 +161,17 @@ def build_space(
         summary: the model.
         capability: what the target can compute.
         quantization: the job's section: approach, placement, op_types, op_names, recipes.
-        methods: names of the threshold methods that the engine can do.
+        methods: names of the threshold and weight methods that the engine can do.
         placement: "speed" or "all"; None: what the section says, else the target's.
         approaches: that the engine can build, for the presets.
         reduce_range: whether weights take one bit less in all candidates.
     Raises:
-        InputError: no op can be quantized, a key matches no op, or no algorithm has this approach.
+        InputError: no op can be quantized, or a key matches no op.
     """
     placement = placement or quantization.placement or capability.placement
-    rows = capability.select(_approaches(quantization.approach), placement, methods)
+    rows = capability.select(
+        APPROACHES if quantization.approach == "auto" else (quantization.approach,), placement, methods
+    )
     user = UserOptions(summary, quantization.op_types, quantization.op_names, capability.float_types)
     options, in_float = _options_by_op(summary, rows, user)
     _check_op_types(quantization, summary)
@@ -197,6 +200,8 @@ def build_space(
             ),
         ),
     )
+    if quantization.approach == WEIGHT_ONLY:
+        return space
     dynamic = capability.select(("dynamic",), placement, methods)
     taken = frozenset(methods) & capability.methods("static")
     alone = {"weight_only"} if "int8" in capability.weights_alone else set()
@@ -224,17 +229,6 @@ def _presets(
         methods,
         approaches,
     )
-
-
-def _approaches(approach: str) -> tuple[str, ...]:
-    if approach == "auto":
-        return APPROACHES
-    if approach not in APPROACHES:
-        names = ", ".join(sorted(("auto", *APPROACHES)))
-        raise InputError(
-            f'[quantization] approach: no algorithm is registered for "{approach}". All: {names}.'
-        )
-    return (approach,)
 
 
 def _options_by_op(

@@ -117,7 +117,7 @@ def test_wrong_value_is_told_with_the_rule_it_breaks(section, key, value, text):
      'no key "dtyp". Nearest: "dtype". All: dtype, granularity,'),
     ({"weight": "int8"}, "weight", 'must be a table; "int8" was given'),
     ({"activation": {"method": "percentil"}}, "activation.method",
-     'no threshold method "percentil". Nearest: "percentile". All: distribution,'),
+     'no method "percentil". Nearest: "percentile". All: ada'),
     ({"activation": {"method": "minmax:3"}}, "activation.method",
      'threshold method "minmax" takes no parameter; "minmax:3" was given'),
     ({"activation": {"method": "percentile:x"}}, "activation.method",

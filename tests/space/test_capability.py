@@ -70,7 +70,7 @@ def test_dynamic_rows_need_no_method_of_the_engine():
         ('["uint8"]', '"uint8"', "activation.dtype: must be a list of at least one str"),
         ("[true]", "[1]", "weight.symmetric: must be a list of at least one bool, found [1]"),
         ('["minmax", ', '["minmax", "minmax", ', "activation.method: names a value twice"),
-        ('"percentile:99.9"', '"kl"', 'activation.method: no threshold method "kl"'),
+        ('"percentile:99.9"', '"kl"', 'activation.method: no method "kl"'),
         ('"percentile:99.9"', '"percentile:x"', '"x" is not a number'),
         ('approach = "static"', 'approach = "statik"', 'approach: no value "statik". Nearest: "static"'),
         ('placement = "speed"\nweight', 'placement = "fast"\nweight', 'placement: no value "fast"'),

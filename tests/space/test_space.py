@@ -295,11 +295,6 @@ def test_a_job_that_leaves_every_op_in_float_is_told_with_the_keys():
         )
 
 
-def test_an_approach_without_algorithm_is_told_with_those_there_are():
-    with pytest.raises(InputError, match=r'"weight_only"\. All: auto, dynamic, static\.'):
-        space(chain("MatMul"), approach="weight_only")
-
-
 def test_two_thousand_ops_are_counted_and_indexed():
     summary = chain(*["Conv", "Relu", "MatMul", "Add"] * 500)
     s = space(
