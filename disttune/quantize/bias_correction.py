@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,40 +92,52 @@ class FastBiasCorrection:
     def correct(self, blueprint: Blueprint) -> Correction:
         """Correct every op whose weight has constant codes."""
         built = GraphEditor(blueprint.skeleton, blueprint.tensors)
+        nodes = {node.name: node for node in built.nodes}
         shifts, skipped = {}, {}
-        for node in built.nodes:
-            if node.name in self._means and node.op_type in CORRECTED_TYPES:
-                found = self._shift(built, node)
-                if isinstance(found, str):
-                    skipped[node.name] = found
-                elif found.any():
-                    shifts[node.name] = found
-        corrected, refused = shift_outputs(blueprint, shifts)
-        done = {op: shift for op, shift in shifts.items() if op not in refused}
-        return Correction(corrected, done, skipped | refused)
+        for op in self._means:
+            node = _built_node(nodes, self._nodes[op])
+            found = self._shift(built, node, op) if node is not None else "it was split into several nodes"
+            if isinstance(found, str):
+                skipped[op] = found
+            elif node is not None and found.any():
+                shifts[op, node.name] = found
+        corrected, refused = shift_outputs(blueprint, {name: shift for (_, name), shift in shifts.items()})
+        skipped |= {op: refused[name] for op, name in shifts if name in refused}
+        done = {op: shift for (op, name), shift in shifts.items() if name not in refused}
+        return Correction(corrected, done, skipped)
 
-    def _shift(self, built: GraphEditor, node: NodeProto) -> Floats | str:
-        if self._nodes[node.name].input[1] == node.input[1]:
-            return "its weight is in float"
-        maker = built.maker(node.input[1])
-        if maker is None or maker.op_type != "DequantizeLinear" or not built.is_initializer(maker.input[0]):
-            return "the codes of its weight are not constant"
+    def _shift(self, built: GraphEditor, node: NodeProto, op: str) -> Floats | str:
         data = built.maker(node.input[0])
         if data is not None and data.op_type in ("Mul", "Div") and data.name not in self._nodes:
             return "its inputs are divided by factors of their own"
-        arrays = [built.array(name) for name in maker.input]
+        if node.op_type == "MatMulNBits":
+            maker, names = node, list(node.input[1:])
+        elif self._nodes[op].input[1] == node.input[1]:
+            return "its weight is in float"
+        else:
+            found = built.maker(node.input[1])
+            if found is None or found.op_type != "DequantizeLinear":
+                return "the codes of its weight are not constant"
+            maker, names = found, list(found.input)
+        if not all(built.is_initializer(name) for name in names if name):
+            return "the codes of its weight are not constant"
+        arrays = [built.array(name) for name in names if name]
         digest = hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=16).hexdigest()
-        key = node.name, digest
+        key = op, digest
         if key not in self._known:
-            self._known[key] = self._measured(node, dequantized(maker, *arrays))
+            self._known[key] = self._error(op, maker, arrays)
         return self._known[key]
 
-    def _measured(self, node: NodeProto, quantized: Floats) -> Floats:
-        source = self._nodes[node.name]
+    def _error(self, op: str, maker: NodeProto, arrays: Sequence[Array]) -> Floats:
+        source = self._nodes[op]
         weight = numpy_helper.to_array(self._weights[source.input[1]])
         layout = layout_of(source, weight.shape)
-        alpha = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
-        return alpha * mean_error(layout.weight(weight), layout.weight(quantized), self._means[node.name])
+        if maker.op_type == "MatMulNBits":
+            quantized = unpacked(maker, *arrays)[np.newaxis]
+        else:
+            quantized = layout.weight(dequantized(maker, *arrays))
+        alpha = attribute(source, "alpha", 1.0) if source.op_type == "Gemm" else 1.0
+        return np.asarray(alpha * mean_error(layout.weight(weight), quantized, self._means[op]))
 
 
 def dequantized(node: NodeProto, codes: Array, scale: Array, zero_point: Array | None = None) -> Floats:
@@ -145,6 +157,30 @@ def dequantized(node: NodeProto, codes: Array, scale: Array, zero_point: Array |
     if zero_point is not None:
         steps = steps - spread(zero_point)
     return np.asarray(steps * spread(scale))
+
+
+def unpacked(node: NodeProto, codes: Array, scale: Array, zero_point: Array | None = None) -> Floats:
+    """The weight of a MatMulNBits, shape (K, N); the opposite of `builder.nbits_tensors`."""
+    n_rows, n_columns, bits = (attribute(node, name, 0) for name in ("K", "N", "bits"))
+    size, n_blocks = attribute(node, "block_size", 0), codes.shape[1]
+    values = _unpacked_rows(codes.reshape(n_columns, -1), bits).reshape(n_columns, n_blocks, size)
+    if zero_point is None:
+        zeros = np.full((n_columns, n_blocks), 2.0 ** (bits - 1))
+    elif zero_point.dtype == np.uint8:
+        zeros = _unpacked_rows(zero_point.reshape(n_columns, -1), bits)[:, :n_blocks]
+    else:
+        zeros = zero_point.astype(np.float64).reshape(n_columns, n_blocks)
+    steps = scale.astype(np.float64).reshape(n_columns, n_blocks, 1)
+    return np.asarray(((values - zeros[:, :, np.newaxis]) * steps).reshape(n_columns, -1)[:, :n_rows].T)
+
+
+def _unpacked_rows(packed: Array, bits: int) -> Floats:
+    """Codes of rows of bytes, the low bits first."""
+    per_byte = 8 // bits
+    codes = np.empty((len(packed), packed.shape[1] * per_byte))
+    for i in range(per_byte):
+        codes[:, i::per_byte] = packed >> (i * bits) & (2**bits - 1)
+    return codes
 
 
 def correct_sequentially(
@@ -168,32 +204,44 @@ def correct_sequentially(
     """
     built = GraphEditor(blueprint.skeleton, blueprint.tensors)
     before = correctable_nodes(model)
-    quantized = {node.name: node for node in built.nodes if _is_quantized(node, before)}
-    axes = _outputs(before[op] for op in quantized)
+    nodes = {node.name: node for node in built.nodes}
+    quantized = {op: node for op in before if (node := _quantized_node(nodes, before[op])) is not None}
+    axes = {before[op].output[0]: _channel_axis(before[op]) for op in quantized}
     float_means = measure_channels(model, axes, feeds, n_threads=n_threads, providers=providers)
     shifts: dict[str, Floats] = {}
     skipped: dict[str, str] = {}
     for ops in _levels(model, quantized):
-        axes = _outputs(quantized[op] for op in ops)
+        tensors = {op: _whole_output(built, quantized[op], before[op]) for op in ops}
+        axes = {tensors[op]: _channel_axis(before[op]) for op in ops}
         found = measure_channels(blueprint.model(), axes, feeds, n_threads=n_threads, providers=providers)
-        wanted = {
-            op: float_means[before[op].output[0]].mean - found[quantized[op].output[0]].mean for op in ops
-        }
-        blueprint, refused = shift_outputs(blueprint, wanted)
-        shifts |= {op: shift for op, shift in wanted.items() if op not in refused}
-        skipped |= refused
+        wanted = {op: float_means[before[op].output[0]].mean - found[tensors[op]].mean for op in ops}
+        blueprint, refused = shift_outputs(blueprint, {quantized[op].name: wanted[op] for op in ops})
+        shifts |= {op: shift for op, shift in wanted.items() if quantized[op].name not in refused}
+        skipped |= {op: refused[quantized[op].name] for op in ops if quantized[op].name in refused}
     return Correction(blueprint, shifts, skipped)
 
 
-def _is_quantized(node: NodeProto, before: Mapping[str, NodeProto]) -> bool:
-    """Whether a node of a quantized model is one of these with another weight."""
-    original = before.get(node.name)
-    return original is not None and node.op_type == original.op_type and node.input[1] != original.input[1]
+def _built_node(nodes: Mapping[str, NodeProto], original: NodeProto) -> NodeProto | None:
+    """What a node has become in a quantized model: itself, or a MatMulNBits."""
+    names = (original.name, *(f"{original.name}_Q{bits}" for bits in (2, 4, 8)))
+    found = (nodes[name] for name in names if name in nodes)
+    return next((node for node in found if node.op_type in (original.op_type, "MatMulNBits")), None)
 
 
-def _outputs(nodes: Iterable[NodeProto]) -> dict[str, int]:
-    """What nodes write, with the axis of the channels."""
-    return {node.output[0]: 1 if node.op_type == "Conv" else -1 for node in nodes}
+def _quantized_node(nodes: Mapping[str, NodeProto], original: NodeProto) -> NodeProto | None:
+    node = _built_node(nodes, original)
+    return None if node is None or node.input[1] == original.input[1] else node
+
+
+def _whole_output(built: GraphEditor, node: NodeProto, original: NodeProto) -> str:
+    """What a node writes, the bias of a Gemm that became MatMulNBits added."""
+    has_bias = original.op_type == "Gemm" and len(original.input) > 2 and bool(original.input[2])
+    adder = built.only_reader(node.output[0]) if has_bias and node.op_type == "MatMulNBits" else None
+    return str(node.output[0] if adder is None else adder.output[0])
+
+
+def _channel_axis(node: NodeProto) -> int:
+    return 1 if node.op_type == "Conv" else -1
 
 
 def _levels(model: ModelProto, ops: Collection[str]) -> list[list[str]]:

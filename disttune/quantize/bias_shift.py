@@ -2,8 +2,8 @@
 
 1. Conv and Gemm: into the bias; int32 codes are moved by so many steps, a float bias gets other values, and
    an op without one gets a float bias (which onnxruntime turns into int32 itself).
-2. MatMul: into the constant of the Add behind it, also where Q and DQ stand between; otherwise an Add is put
-   right behind it.
+2. MatMul and MatMulNBits: into the constant of the Add behind it, also where Q and DQ stand between;
+   otherwise an Add is put right behind it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def shift_outputs(blueprint: Blueprint, shifts: Mapping[str, Floats]) -> tuple[B
 
     Args:
         blueprint: of a quantized model; it is not changed.
-        shifts: by name of Conv, Gemm and MatMul nodes; shape (n_outputs,), in units of the output.
+        shifts: by name of Conv, Gemm, MatMul and MatMulNBits nodes; in units of the output, (n_outputs,).
     """
     editor = GraphEditor(blueprint.skeleton, blueprint.tensors)
     nodes = {node.name: node for node in editor.nodes}
@@ -47,7 +47,7 @@ def _shift(editor: GraphEditor, node: NodeProto, shift: Floats) -> str:
     """Rules 1 and 2; gives the reason when it cannot be done."""
     if not np.isfinite(shift).all():
         return "the shift is not finite"
-    if node.op_type == "MatMul":
+    if node.op_type in ("MatMul", "MatMulNBits"):
         _shift_matmul(editor, node, shift)
         return ""
     if node.op_type not in ("Conv", "Gemm"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -45,6 +45,7 @@ class EngineSettings:
         accuracy_level: of MatMulNBits; 0: unset.
         exclude: tensors of the prepared model that stay in float.
         shelf: where processes of a node share what they make of the weights; None: nowhere.
+        tell: called with a line for what a recipe changed, and for what it could not.
     """
 
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
@@ -58,6 +59,7 @@ class EngineSettings:
     accuracy_level: int = 0
     exclude: tuple[str, ...] = ()
     shelf: Shelf | None = None
+    tell: Callable[[str], object] = field(default=lambda _: None, compare=False)
 
 
 class Engine(Protocol):

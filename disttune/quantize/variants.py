@@ -23,6 +23,7 @@ from disttune.quantize.builder.ranges import Ranges
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import EngineSettings
+from disttune.quantize.equivalence import MOST_DIFFERENCE, N_CHECKED, largest_difference
 from disttune.quantize.layer_solver import LayerSolver
 from disttune.quantize.layers import has_layers
 from disttune.quantize.passes.graph_pass import ORDER, find_pass
@@ -97,6 +98,7 @@ class Variants:
         self._statistics: dict[Recipes, Statistics] = {}
         self._failed: dict[str, str] = {}
         self._excluded: frozenset[str] = frozenset()
+        self._told: set[str] = set()
         self._means: dict[Recipes, Mapping[str, np.ndarray]] = {}
         self._correction: tuple[Variant, FastBiasCorrection] | None = None
         self._last_corrected: tuple[object, Blueprint] | None = None
@@ -150,7 +152,9 @@ class Variants:
         blueprint = variant.builder.blueprint(without_variant(candidate))
         recipes = dict(candidate.recipes)
         if recipes.get(FAST_BIAS_CORRECTION) is True:
-            blueprint = self._fast_correction(variant).correct(blueprint).blueprint
+            corrected = self._fast_correction(variant).correct(blueprint)
+            self._tell([f"{FAST_BIAS_CORRECTION}: {op}: {why}" for op, why in corrected.skipped.items()])
+            blueprint = corrected.blueprint
         if recipes.get(BIAS_CORRECTION) is True:
             blueprint = self._sequentially_corrected(candidate, blueprint, variant.model)
         return blueprint
@@ -233,6 +237,7 @@ class Variants:
             corrected = correct_sequentially(
                 blueprint, model, self._feeds, n_threads=n_threads, providers=providers
             )
+            self._tell([f"{BIAS_CORRECTION}: {op}: {why}" for op, why in corrected.skipped.items()])
             self._last_corrected = key, corrected.blueprint
         return self._last_corrected[1]
 
@@ -289,13 +294,25 @@ class Variants:
             if isinstance(channels, Work):
                 return channels
             result = find_pass(name).apply(model, dict(recipes), channels)
-            model = result.model
-            report += [f"{name}: {line}" for line in result.changed]
             skipped |= {f"{name}: {place}": reason for place, reason in result.skipped.items()}
+            difference = largest_difference(model, result.model, self._feeds[:N_CHECKED])
+            if difference > MOST_DIFFERENCE:
+                skipped[name] = f"taken back: the outputs of the float model would differ by {difference:.2g}"
+            else:
+                model = result.model
+                report += [f"{name}: {line}" for line in result.changed]
         ranges = Ranges(lambda _: Statistics({}))
         if recipes in self._statistics:
             ranges.use(self._statistics[recipes])
+        self._tell([*report, *(f"{place}: left as it is: {why}" for place, why in skipped.items())])
         return self._variant(recipes, model, tuple(report), skipped, ranges)
+
+    def _tell(self, lines: Sequence[str]) -> None:
+        """Pass lines on that have not been before: variants and candidates have much in common."""
+        for line in lines:
+            if line not in self._told:
+                self._told.add(line)
+                self._settings.tell(line)
 
     def _channels_for(
         self, model: ModelProto, recipes: Recipes, number: int

@@ -160,6 +160,7 @@ class JobData:
             accuracy_level=quantization.accuracy_level,
             exclude=excluded_tensors(quantization.exclude_tensors or (), self.prepared, self.original),
             shelf=self.shelf,
+            tell=lambda line: sys.stderr.write(f"{line}\n"),  # into the rank's log
         )
         feeds = self.calibration(size).feeds
         return find_engine(quantization.engine)(self.prepared, self.summary, feeds, settings)

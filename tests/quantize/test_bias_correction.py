@@ -7,13 +7,14 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 from disttune.config.errors import TrialError
-from disttune.config.schemes import FLOAT32, OpConfig
+from disttune.config.schemes import FLOAT32, OpConfig, Scheme
 from disttune.quantize.bias_correction import (
     FastBiasCorrection,
     correct_sequentially,
     correctable_nodes,
     dequantized,
     mean_error,
+    unpacked,
 )
 from disttune.quantize.bias_shift import shift_outputs
 from disttune.quantize.digest import model_digest
@@ -253,3 +254,40 @@ def test_a_correction_without_samples_is_told():
     for recipe in ("fast_bias_correction", "bias_correction"):
         with pytest.raises(TrialError, match="needs calibration feeds, and there are none"):
             tried.build(candidate(model, WEIGHTS_ALONE, **{recipe: True}))
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8"])
+@pytest.mark.parametrize("group_size", [16, None])
+def test_a_weight_of_matmulnbits_is_read_as_it_is_meant(dtype, group_size):
+    g = Graph(3)
+    g.node("MatMul", "x", g.weight("w", 40, 6), name="fc", output="y")
+    model = prepare(g.model([value("x", ["N", 40])], [value("y", None)]))
+    scheme = Scheme(
+        dtype, dtype == "int4", "per_group" if group_size else "per_channel", group_size=group_size
+    )
+    built = packed_engine(model, n=4).build(candidate(model, OpConfig("weight_only", scheme)))
+    packed_node = next(n for n in built.graph.node if n.op_type == "MatMulNBits")
+    weight = unpacked(packed_node, *(array(built, name) for name in packed_node.input[1:] if name))
+    identity = {"x": np.eye(40, dtype=np.float32)}
+    assert np.allclose(outputs(built, [identity])[0], weight, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["fast_bias_correction", "bias_correction"])
+@pytest.mark.parametrize("make", [mlp, attention])
+def test_matmulnbits_is_corrected_too(make, recipe):
+    model = prepare(make())
+    samples = feeds(model, 8)
+    op = next(iter(correctable_nodes(model)))
+    coarse = OpConfig("weight_only", Scheme("int4", True, "per_group", group_size=16))
+    configs = {n.name: coarse if n.name == op else FLOAT32 for n in model.graph.node}
+    plain, corrected = (
+        packed_engine(model).build(Candidate.of(configs, recipes)) for recipes in ({}, {recipe: True})
+    )
+    name = {n.name: n for n in model.graph.node}[op].output[0]
+    before, after = (np.abs(_gap_behind(model, m, name, op, samples)).max() for m in (plain, corrected))
+    assert node_types(corrected)["MatMulNBits"] == 1
+    assert after <= 1e-4 < before
+
+
+def packed_engine(model: ModelProto, n: int = 8) -> FastEngine:
+    return FastEngine(model, None, feeds(model, n), EngineSettings(weight_only_format="matmulnbits"))

@@ -79,3 +79,26 @@ def test_without_samples_a_recipe_that_needs_them_is_told():
     tried = FastEngine(prepared, None, [], EngineSettings())
     with pytest.raises(TrialError, match="needs calibration feeds, and there are none"):
         tried.missing(candidate(prepared, {"smooth_quant": True}))
+
+
+def test_what_recipes_did_and_did_not_is_told_once():
+    prepared = prepare(tiny_cnn())
+    lines: list[str] = []
+    tried = FastEngine(prepared, None, feeds(prepared, 8), EngineSettings(tell=lines.append))
+    for config in (static(), static(per_channel=False)):
+        wanted = candidate(prepared, {"cross_layer_equalization": True}).with_configs({"fc": config})
+        tried.build(wanted)
+    assert [line.split(":")[1] for line in lines] == [" conv1 and conv2", " conv2 and fc", " fc"]
+    assert lines[-1].endswith(
+        'left as it is: "y" is an output of the graph, or read by a graph inside a node'
+    )
+
+
+def test_a_pass_that_changes_the_outputs_is_taken_back(monkeypatch):
+    prepared = prepare(tiny_cnn())
+    monkeypatch.setattr("disttune.quantize.variants.MOST_DIFFERENCE", -1.0)
+    lines: list[str] = []
+    tried = FastEngine(prepared, None, feeds(prepared, 8), EngineSettings(tell=lines.append))
+    built = tried.build(candidate(prepared, {"cross_layer_equalization": True}))
+    assert model_digest(built) == model_digest(engine(prepared).build(candidate(prepared, {})))
+    assert any("taken back: the outputs of the float model would differ" in line for line in lines)
