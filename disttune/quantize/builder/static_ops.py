@@ -11,6 +11,8 @@ Placed as onnxruntime's QDQ quantizer does:
    that gets larger ones. The second op that reads a bias has a copy of its own. The factor beta of a
    Gemm goes into the codes.
 6. What reads a weight whose algorithm scales inputs reads its data divided by that scale.
+7. An op whose weight alone has codes of float8 reads the tensor itself: behind DQ onnxruntime would make an
+   integer operator of it, which refuses float8.
 What onnxruntime's quantizer does otherwise: it makes scales larger for symmetric int8 and int16 weights
 only, and clips the bias with others; it loses beta; it fails on a bias that does not fit the weight's
 channels (here it stays in float), and waits for ever for parameters that a tensor should share and that
@@ -25,6 +27,7 @@ from functools import partial
 import numpy as np
 
 from disttune.config.errors import TrialError
+from disttune.config.schemes import FLOAT8_DTYPES
 from disttune.quantize.builder.constants import ConstantStore, Floats, QuantizedBias, QuantizedConstant
 from disttune.quantize.builder.encode import encode, encode_scalar
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
@@ -32,6 +35,7 @@ from disttune.quantize.builder.ranges import Ranges
 from disttune.quantize.builder.tensor_schemes import ConstantScheme, TensorSchemes
 from disttune.quantize.builder.writer import ModelWriter
 from disttune.quantize.sharing import UNIT_RANGE, Bias, Marks
+from disttune.quantize.sources import WEIGHT_INPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class StaticWriter:
         reads, of = self._reads, self._reads_of
         inputs = self._schemes.copies.inputs_of(node)
         read = [of.get((node.name, name)) or reads.get(name, name) for name in inputs]
+        if self._is_float8_alone(node, inputs):
+            read[0] = self._written.get(inputs[0], inputs[0])
         for name in inputs[1:2]:
             if name in self._input_scales:
                 read[0] = self._divided(read[0], self._input_scales[name])
@@ -115,6 +121,13 @@ class StaticWriter:
     def divide_inputs(self, weight: str, scale: Floats) -> None:
         """Rule 6 for a weight that is written otherwise."""
         self._input_scales[weight] = scale
+
+    def _is_float8_alone(self, node: FloatNode, inputs: tuple[str, ...]) -> bool:
+        """Rule 7."""
+        if inputs and node.name in self._plan.marks.readers.get(inputs[0], ()):
+            return False
+        weights = (self._constants.get(inputs[i]) for i in WEIGHT_INPUTS.get(node.op_type, ()) if i > 0)
+        return any(weight is not None and weight.dtype in FLOAT8_DTYPES for weight in weights)
 
     def outputs(self, node: FloatNode) -> list[str]:
         """What a node writes instead of its outputs."""
