@@ -141,6 +141,7 @@ class Master:
             trials=tuple(history.trials),
             warnings=tuple(self._warnings),
             pareto=pareto_front(history.trials, goal.higher_is_better),
+            higher_is_better=goal.higher_is_better,
         )
 
     def close(self) -> None:

@@ -52,6 +52,7 @@ class TuningResult:
         trials: the table.
         warnings: what the user should know.
         pareto: numbers of the trials on the Pareto front of metric, size, latency and ops in float.
+        higher_is_better: direction of the metric.
     """
 
     status: str
@@ -68,6 +69,7 @@ class TuningResult:
     trials: tuple[Trial, ...] = ()
     warnings: tuple[str, ...] = ()
     pareto: tuple[int, ...] = ()
+    higher_is_better: bool = True
 
     @property
     def exit_code(self) -> int:
@@ -81,6 +83,7 @@ class TuningResult:
             "stop_reason": self.stop_reason,
             "baseline": asdict(self.baseline),
             "goal": self.goal,
+            "higher_is_better": self.higher_is_better,
             "best": asdict(self.best) if self.best else None,
             "trials": self.n_trials,
             "probes": self.n_probes,

@@ -189,9 +189,9 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {  # what spoils the job, the caus
     "engine": (add('[quantization]\nengine = "fsat"'), 'no engine "fsat"', "All: fast, reference"),
     "format": (add('[quantization]\nformat = "qoperator"'), 'has no format "qoperator"', "It has: qdq"),
     "approach": (
-        add('[quantization]\napproach = "weight_only"'),
-        'for "weight_only"',
-        "All: auto, dynamic, static",
+        add('[quantization]\napproach = "weights_only"'),
+        'no approach "weights_only"',
+        'Nearest: "weight_only"',
     ),
     "op name": (
         add('[quantization.op_names.fc3]\nweight.dtype = "float32"'),
