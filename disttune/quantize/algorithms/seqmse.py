@@ -4,7 +4,7 @@ Rules:
 1. Candidates are the range of the weight times 0.2 to 1; a symmetric type with one code more below zero than
    above has one more, wide enough that nothing clips. The range itself is the first, so no column ends
    worse, and ties go to it.
-2. Asymmetric: both ends together, then each end alone with the other as found.
+2. Asymmetric: both ends together, then each end alone, in steps twice as large, with the other as found.
 3. Groups go one after the other, each given the errors of the others, over all of them twice: AIMET scores
    each by its own share of the output alone.
 4. One scale for the tensor is scored by the sum over all columns.
@@ -44,7 +44,12 @@ class SeqMse:
 
 
 def searched(
-    problem: LayerProblem, plain: Rounded, objectives: list[Objective], n_candidates: int
+    problem: LayerProblem,
+    plain: Rounded,
+    objectives: list[Objective],
+    n_candidates: int,
+    *,
+    ends_apart: bool = True,
 ) -> Rounded:
     """The best candidate of every scale, its codes being plain rounding.
 
@@ -52,9 +57,11 @@ def searched(
         problem: the layer.
         plain: it rounded plainly.
         objectives: of its parts.
-        n_candidates: ratios between 0.2 and 1, for each of the steps in rule 2.
+        n_candidates: ratios between 0.2 and 1.
+        ends_apart: whether an asymmetric range's ends also move alone.
     """
     search = _Search.of(problem, plain, objectives, n_candidates)
+    search.ends_apart = ends_apart and not problem.scheme.symmetric
     n_groups = plain.grid.scale.shape[1]
     for _ in range(1 if n_groups == 1 else _SWEEPS):
         for group in range(n_groups):
@@ -74,6 +81,7 @@ class _Search:
     plain: Grid
     found: Rounded
     ratios: Ratios
+    ends_apart: bool = False
 
     @classmethod
     def of(
@@ -124,9 +132,9 @@ class _Search:
     def _steps(self) -> Iterator[Iterator[tuple[float, float]]]:
         """Ratios of the lower and the upper end: rule 2."""
         yield ((float(r), float(r)) for r in self._both())
-        if not self.problem.scheme.symmetric:
-            yield ((float(r), 1.0) for r in self.ratios[1:])
-            yield ((1.0, float(r)) for r in self.ratios[1:])
+        if self.ends_apart:
+            yield ((float(r), 1.0) for r in self.ratios[2::2])
+            yield ((1.0, float(r)) for r in self.ratios[2::2])
 
     def _both(self) -> Ratios:
         lowest, highest = self.plain.codes
