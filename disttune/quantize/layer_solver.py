@@ -333,6 +333,7 @@ def _packed(solution: LayerSolution) -> dict[str, Any]:
         "zero_point": solution.zero_point,
         "report_names": np.array(list(solution.report), dtype=np.str_),
         "report_values": np.array(list(solution.report.values()), dtype=np.float64),
+        "history": np.array(solution.history, dtype=np.float64).reshape(-1, 2),
     }
     return arrays if solution.input_scale is None else {**arrays, "input_scale": solution.input_scale}
 
@@ -345,4 +346,5 @@ def _unpacked(arrays: Results) -> LayerSolution:
         zero_point=arrays["zero_point"],
         input_scale=arrays.get("input_scale"),
         report={str(name): float(value) for name, value in zip(names, values, strict=True)},
+        history=tuple((int(iteration), float(loss)) for iteration, loss in arrays["history"]),
     )
