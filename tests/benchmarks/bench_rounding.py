@@ -81,9 +81,7 @@ def main(arguments: list[str]) -> None:
         layers = problems(subject)
         spent = time.perf_counter() - started
         n_weights = sum(layer.weight.size for layer in layers)
-        print(
-            f"\n{subject.name}: {len(layers)} layers, {n_weights:,} weights; inputs in {spent:.2f} s\n"
-        )
+        print(f"\n{subject.name}: {len(layers)} layers, {n_weights:,} weights; inputs in {spent:.2f} s\n")
         table(layers)
 
 
