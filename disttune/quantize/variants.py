@@ -27,6 +27,7 @@ from disttune.quantize.equivalence import MOST_DIFFERENCE, N_CHECKED, largest_di
 from disttune.quantize.layer_solver import LayerSolver
 from disttune.quantize.layers import has_layers
 from disttune.quantize.passes.graph_pass import ORDER, find_pass
+from disttune.quantize.passes.smooth_quant import ALPHA, PER_TENSOR
 from disttune.quantize.statistics.channels import ChannelStatistics
 from disttune.quantize.statistics.collect import blocks, collect, tensors_of_interest
 from disttune.quantize.statistics.layer_means import as_arrays, from_arrays, measure_layer_means
@@ -69,7 +70,15 @@ class Variant:
 def variant_recipes(candidate: Candidate) -> Recipes:
     """The recipes of a candidate that change its float graph, with those that go with them by name."""
     passes = [name for name in ORDER if dict(candidate.recipes).get(name)]
-    return tuple((r, v) for r, v in candidate.recipes if any(_belongs(r, name) for name in passes))
+    own = tuple((r, v) for r, v in candidate.recipes if any(_belongs(r, name) for name in passes))
+    if (ALPHA, "auto") in own and _is_mostly_per_tensor(candidate):
+        own = (*own, (PER_TENSOR, True))
+    return own
+
+
+def _is_mostly_per_tensor(candidate: Candidate) -> bool:
+    weights = [config.weight for config in candidate.configs().values() if config.weight is not None]
+    return 2 * sum(weight.granularity == "per_tensor" for weight in weights) > len(weights)
 
 
 def without_variant(candidate: Candidate) -> Candidate:

@@ -26,6 +26,8 @@ from disttune.quantize.passes.smoothing_scales import best_alpha, smoothing_scal
 from disttune.quantize.statistics.channels import ChannelStatistics
 
 ALPHA = "smooth_quant_alpha"
+# Not for jobs: the engine says so to alpha "auto" where most weights of a candidate have one scale.
+PER_TENSOR = "smooth_quant_per_tensor"
 _Groups = dict[str, list[NodeProto]]
 
 
@@ -82,6 +84,7 @@ class _Smoother:
     def __init__(self, editor: GraphEditor, recipes: Mapping[str, RecipeValue]):
         self.editor = editor
         self.alpha = recipes.get(ALPHA, RECIPES[ALPHA].default)
+        self.per_tensor = recipes.get(PER_TENSOR) is True
         self.changed: list[str] = []
         self.skipped: dict[str, str] = {}
 
@@ -103,7 +106,10 @@ class _Smoother:
         )
 
     def _scale(self, statistics: ChannelStatistics, readers: Sequence[Linear]) -> tuple[Floats | None, float]:
-        alpha = best_alpha(statistics, readers) if self.alpha == "auto" else float(self.alpha)
+        if self.alpha == "auto":
+            alpha = best_alpha(statistics, readers, per_tensor=self.per_tensor)
+        else:
+            alpha = float(self.alpha)
         if alpha is None:
             return None, 0.0
         weight_max = np.maximum.reduce([reader.input_max() for reader in readers])

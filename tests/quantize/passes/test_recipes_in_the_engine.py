@@ -102,3 +102,16 @@ def test_a_pass_that_changes_the_outputs_is_taken_back(monkeypatch):
     built = tried.build(candidate(prepared, {"cross_layer_equalization": True}))
     assert model_digest(built) == model_digest(engine(prepared).build(candidate(prepared, {})))
     assert any("taken back: the outputs of the float model would differ" in line for line in lines)
+
+
+def test_auto_alpha_knows_whether_weights_have_one_scale():
+    prepared = prepare(attention())
+    recipes = {"smooth_quant": True, "smooth_quant_alpha": "auto"}
+    samples = feeds(prepared, 8)
+    for per_channel in (False, True):
+        config = static(per_channel=per_channel)
+        ops = {n.name: config if n.op_type == "MatMul" else FLOAT32 for n in prepared.graph.node}
+        built = engine(prepared).build(Candidate.of(ops, recipes))
+        told = {} if per_channel else {"smooth_quant_per_tensor": True}
+        changed = applied("smooth_quant", prepared, samples, **recipes, **told).model
+        assert model_digest(built) == model_digest(engine(changed).build(Candidate.of(ops)))

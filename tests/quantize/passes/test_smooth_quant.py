@@ -227,8 +227,8 @@ def linears(n: int, width: int, seed: int) -> list[Linear]:
     return [found for op in editor.nodes if isinstance(found := read_linear(editor, op), Linear)]
 
 
-def quantized_loss(x: np.ndarray, readers: list[Linear], scale: np.ndarray) -> float:
-    """Squared error of the outputs with uint8 activations and int8 weights, each column its own scale."""
+def quantized_loss(x: np.ndarray, readers: list[Linear], scale: np.ndarray, per_tensor: bool) -> float:
+    """Squared error of the outputs with uint8 activations and int8 weights."""
     low, high = min((x / scale).min(), 0), max((x / scale).max(), 0)
     step = (high - low) / 255
     zero = np.rint(-low / step)
@@ -236,7 +236,7 @@ def quantized_loss(x: np.ndarray, readers: list[Linear], scale: np.ndarray) -> f
     total = 0.0
     for reader in readers:
         weight = reader.weight[0, :, :, 0] * scale[:, None]
-        steps = np.abs(weight).max(axis=0) / 127
+        steps = np.abs(weight).max(axis=None if per_tensor else 0) / 127
         exact = x @ reader.weight[0, :, :, 0]
         total += float((((codes - zero) * step @ (np.rint(weight / steps) * steps) - exact) ** 2).sum())
     return total
@@ -244,7 +244,8 @@ def quantized_loss(x: np.ndarray, readers: list[Linear], scale: np.ndarray) -> f
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("mean", [0.0, 1.0])
-def test_auto_alpha_is_within_a_tenth_of_the_best_of_all_real_ones(seed, mean):
+@pytest.mark.parametrize("per_tensor", [False, True])
+def test_auto_alpha_is_within_a_tenth_of_the_best_of_all_real_ones(seed, mean, per_tensor):
     random = np.random.default_rng(seed)
     x = random.standard_normal((500, 48)) + mean
     x[:, random.choice(48, 3, replace=False)] *= [20, 50, 8]
@@ -253,12 +254,13 @@ def test_auto_alpha_is_within_a_tenth_of_the_best_of_all_real_ones(seed, mean):
     statistics = ChannelStatistics.of(x, -1)
 
     def real(alpha: float) -> float:
-        return quantized_loss(x, readers, smoothing_scale(statistics.absmax, weight_max, alpha))
+        scale = smoothing_scale(statistics.absmax, weight_max, alpha)
+        return quantized_loss(x, readers, scale, per_tensor)
 
-    chosen = best_alpha(statistics, readers)
+    chosen = best_alpha(statistics, readers, per_tensor=per_tensor)
     assert chosen is not None
     assert real(chosen) <= 1.1 * min(real(alpha) for alpha in ALPHAS)
-    assert real(chosen) < quantized_loss(x, readers, np.ones(48))
+    assert real(chosen) < quantized_loss(x, readers, np.ones(48), per_tensor)
 
 
 def test_auto_smooths_nothing_where_that_is_best():
