@@ -26,6 +26,7 @@ from disttune.quantize.algorithms.layout import layout_of
 from disttune.quantize.bias_shift import shift_outputs
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.editing import GraphEditor, attribute
+from disttune.quantize.statistics.layer_means import LayerMeans
 from disttune.quantize.statistics.measure_channels import measure_channels
 from disttune.quantize.statistics.runs import Feed
 from disttune.quantize.topology import read_names
@@ -83,7 +84,7 @@ class FastBiasCorrection:
         means: by op, see `measure_layer_means`.
     """
 
-    def __init__(self, model: ModelProto, means: Mapping[str, Floats]):
+    def __init__(self, model: ModelProto, means: Mapping[str, LayerMeans]):
         self._nodes = {node.name: node for node in model.graph.node}
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._means = means
@@ -137,7 +138,7 @@ class FastBiasCorrection:
         else:
             quantized = layout.weight(dequantized(maker, *arrays))
         alpha = attribute(source, "alpha", 1.0) if source.op_type == "Gemm" else 1.0
-        return np.asarray(alpha * mean_error(layout.weight(weight), quantized, self._means[op]))
+        return np.asarray(alpha * mean_error(layout.weight(weight), quantized, self._means[op].mean))
 
 
 def dequantized(node: NodeProto, codes: Array, scale: Array, zero_point: Array | None = None) -> Floats:

@@ -30,7 +30,7 @@ from disttune.quantize.passes.graph_pass import ORDER, find_pass
 from disttune.quantize.passes.smooth_quant import ALPHA, PER_TENSOR
 from disttune.quantize.statistics.channels import ChannelStatistics
 from disttune.quantize.statistics.collect import blocks, collect, tensors_of_interest
-from disttune.quantize.statistics.layer_means import as_arrays, from_arrays, measure_layer_means
+from disttune.quantize.statistics.layer_means import LayerMeans, as_arrays, from_arrays, measure_layer_means
 from disttune.quantize.statistics.measure_channels import measure_channels
 from disttune.quantize.statistics.statistics import Statistics
 from disttune.quantize.work import Results, Work
@@ -108,7 +108,7 @@ class Variants:
         self._failed: dict[str, str] = {}
         self._excluded: frozenset[str] = frozenset()
         self._told: set[str] = set()
-        self._means: dict[Recipes, Mapping[str, np.ndarray]] = {}
+        self._means: dict[Recipes, Mapping[str, LayerMeans]] = {}
         self._correction: tuple[Variant, FastBiasCorrection] | None = None
         self._last_corrected: tuple[object, Blueprint] | None = None
         self._prepared = self._variant((), prepared, (), {}, ranges)
@@ -223,7 +223,7 @@ class Variants:
             raise TrialError(self._failed[work.key])
         return (work,)
 
-    def _measured_means(self, model: ModelProto) -> Mapping[str, np.ndarray]:
+    def _measured_means(self, model: ModelProto) -> Mapping[str, LayerMeans]:
         n_threads, providers = self._settings.n_threads, self._settings.providers
         ops = list(correctable_nodes(model))
         return measure_layer_means(model, ops, self._feeds, n_threads=n_threads, providers=providers)

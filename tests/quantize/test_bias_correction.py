@@ -89,8 +89,10 @@ def test_the_mean_input_of_a_conv_is_that_of_its_patches(pads, stride, kernel):
     g.node("Conv", "x", weight, name="conv", output="y", pads=pads, strides=[stride] * 2)
     model = g.model([value("x", ["N", 3, 7, 8])], [value("y", None)])
     samples = [{"x": np.random.default_rng(n).standard_normal((n, 3, 7, 8)).astype("f")} for n in (1, 3)]
-    expected = np.concatenate([patches(s["x"], kernel, pads, stride) for s in samples]).mean(axis=0)
-    assert np.allclose(measure_layer_means(model, ["conv"], samples)["conv"][0], expected, atol=1e-6)
+    rows = np.concatenate([patches(s["x"], kernel, pads, stride) for s in samples])
+    found = measure_layer_means(model, ["conv"], samples)["conv"]
+    assert np.allclose(found.mean[0], rows.mean(axis=0), atol=1e-6)
+    assert np.allclose(found.square[0], (rows**2).mean(axis=0), atol=1e-6)
 
 
 def test_the_mean_input_of_groups_is_told_group_by_group():
@@ -99,7 +101,7 @@ def test_the_mean_input_of_groups_is_told_group_by_group():
     source = next(n.input[0] for n in model.graph.node if n.name == "depthwise")
     x = np.concatenate([tensors(model, [source], f)[source] for f in feeds(model, 3)])
     expected = [patches(x[:, [c]], 3, [1] * 4, 1).mean(axis=0) for c in range(4)]
-    assert np.allclose(means["depthwise"], expected, atol=1e-6)
+    assert np.allclose(means["depthwise"].mean, expected, atol=1e-6)
 
 
 def test_the_mean_input_of_rows_counts_every_row_once():
@@ -108,7 +110,9 @@ def test_the_mean_input_of_rows_counts_every_row_once():
     model = g.model([value("x", ["N", "T", 6])], [value("y", None)])
     samples = [{"x": np.random.default_rng(n).standard_normal((2, n, 6)).astype("f")} for n in (1, 9)]
     rows = np.concatenate([s["x"].reshape(-1, 6) for s in samples])
-    assert np.allclose(measure_layer_means(model, ["fc"], samples)["fc"], rows.mean(axis=0)[None], atol=1e-6)
+    found = measure_layer_means(model, ["fc"], samples)["fc"]
+    assert np.allclose(found.mean, rows.mean(axis=0)[None], atol=1e-6)
+    assert np.allclose(found.square, (rows**2).mean(axis=0)[None], atol=1e-6)
 
 
 def test_mean_error_is_the_mean_over_rows():

@@ -1,10 +1,11 @@
-"""The mean row that a layer multiplies by its weight: what bias correction needs of the calibration samples.
+"""Mean and mean square of the rows that a layer multiplies by its weight, for correcting biases and weights.
 
-A mean is linear: tensors are summed over the samples first, and cut into rows once at the end. What comes
-of padding is in it, tap by tap.
+Means are linear: tensors are summed over the samples first, and cut into rows once at the end. What comes of
+padding is in them, tap by tap.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,19 @@ _PORTION_ROWS = 4096
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class LayerMeans:
+    """Of one layer's input X.
+
+    Args:
+        mean: E[x], float64, shape (n_parts, K).
+        square: E[x^2], float64, shape (n_parts, K).
+    """
+
+    mean: Floats
+    square: Floats
+
+
 def measure_layer_means(
     model: ModelProto,
     node_names: Sequence[str],
@@ -28,8 +42,8 @@ def measure_layer_means(
     n_threads: int = 1,
     providers: Sequence[str] = ("CPUExecutionProvider",),
     memory_bytes: int = MEMORY_BYTES,
-) -> dict[str, Floats]:
-    """Mean of all rows of each layer's input, float64, shape (n_parts, K), by name of the node.
+) -> dict[str, LayerMeans]:
+    """Means over all rows of each layer's input, by name of the node.
 
     Args:
         model: made by `graph.prepare`; it must not change meanwhile.
@@ -42,15 +56,17 @@ def measure_layer_means(
         TrialError: a node has no layer, or its inputs hold NaN or infinity; names it and the feed.
     """
     wanted = layer_inputs(model, node_names)
-    sums = {source: _Sum(source) for source in wanted.values()}
+    sums = {source: (_Sum(source), _Sum(source)) for source in wanted.values()}
     runs = TensorRuns(model, {s.tensor for s in sums}, feeds, n_threads, providers, memory_bytes)
     for i, feed in enumerate(feeds):
         for tensor, array in runs.run(feed):
             check_finite(array, f'tensor "{tensor}" in feed {i}')
-            for source, found in sums.items():
-                if source.tensor == tensor:
-                    found.add(array)
-    means = {source: found.mean() for source, found in sums.items()}
+            readers = [found for source, found in sums.items() if source.tensor == tensor]
+            squares = np.square(array, dtype=np.float64)
+            for mean, square in readers:
+                mean.add(array)
+                square.add(squares)
+    means = {source: LayerMeans(mean.mean(), square.mean()) for source, (mean, square) in sums.items()}
     return {name: means[source] for name, source in wanted.items()}
 
 
@@ -91,12 +107,15 @@ class _Sum:
             self._n_rows += n * source.n_rows
 
 
-def as_arrays(means: Mapping[str, Floats]) -> dict[str, Array]:
+def as_arrays(means: Mapping[str, LayerMeans]) -> dict[str, Array]:
     """Plain arrays for other ranks: see `from_arrays`."""
-    named = {f"{i}": mean for i, mean in enumerate(means.values())}
-    return {"names": np.array(list(means), dtype=np.str_), **named}
+    arrays: dict[str, Array] = {"names": np.array(list(means), dtype=np.str_)}
+    for i, found in enumerate(means.values()):
+        arrays |= {f"{i}/mean": found.mean, f"{i}/square": found.square}
+    return arrays
 
 
-def from_arrays(arrays: Mapping[str, Array]) -> dict[str, Floats]:
+def from_arrays(arrays: Mapping[str, Array]) -> dict[str, LayerMeans]:
     """What `as_arrays` was made of."""
-    return {str(name): arrays[f"{i}"] for i, name in enumerate(arrays["names"])}
+    names = [str(name) for name in arrays["names"]]
+    return {n: LayerMeans(arrays[f"{i}/mean"], arrays[f"{i}/square"]) for i, n in enumerate(names)}
