@@ -1,5 +1,7 @@
 """`disttune space`: what the tuning space of a job holds."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,7 @@ from rich.table import Table
 from disttune.cli.application import command
 from disttune.config.job import Job
 from disttune.config.job_file import load_job
+from disttune.config.toml_text import toml_value
 from disttune.space.capability import load_capability
 from disttune.space.space import Space, build_space
 
@@ -54,8 +57,27 @@ def print_space(space: Space, console: Console) -> None:
     for row in space.describe():
         table.add_row(row.op_type, str(row.n_ops), str(row.n_options), row.options)
     console.print(table)
-    for recipe, ops in space.float_recipes.items():
-        console.print(f"recipe {recipe}: open; it leaves {', '.join(sorted(ops))} in float")
+    for line in recipe_lines(space):
+        console.print(line)
     console.print(f"{space.op_wise().size_text} candidates op by op, {space.size_text} with open recipes")
     for warning in space.warnings:
         console.print(f"warning: {warning}")
+
+
+def recipe_lines(space: Space) -> Iterator[str]:
+    """One line for each recipe that is open or that the job or the target sets, and what it means here."""
+    for recipe, ops in space.float_recipes.items():
+        default = "off" if recipe in space.recipes_off else "on"
+        yield f"recipe {recipe}: open, {default} by default; off, it leaves {', '.join(sorted(ops))} in float"
+    fixed = defaultdict(list)
+    for op, cause in space.in_float.items():
+        if cause.startswith("recipes."):
+            fixed[cause.removeprefix("recipes.")].append(op)
+    for recipe, names in fixed.items():
+        yield f"recipe {recipe}: fixed, off; it leaves {', '.join(sorted(names))} in float"
+    for recipe, value in space.recipes.items():
+        if recipe not in space.alternatives:
+            yield f"recipe {recipe}: fixed, {toml_value(value)}"
+    for recipe, values in space.alternatives.items():
+        listed = ", ".join(toml_value(v) for v in values)
+        yield f"recipe {recipe}: {listed}; strategies with a start stage keep the best"

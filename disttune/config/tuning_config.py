@@ -19,7 +19,9 @@ class TuningConfig:
         config_set: one algorithm config or several; kept as a tuple.
         timeout: seconds for the job; 0: no limit.
         max_trials: distinct models to measure at most.
-        sampler: name of the strategy that goes through the configs, or a `Sampler` class that orders them.
+        sampler: "sequential", every config in order; the name of any other strategy ("random", "tpe",
+            "bayesian", "basic" ...), which searches the space that the configs span, each op having the
+            options that they give it; or a `Sampler` class that orders the configs.
         tolerable_loss: fraction of the baseline that may be lost; between -1 and 1.
     Raises:
         InputError: a value is wrong; one line for each mistake.
@@ -85,7 +87,8 @@ class TuningConfig:
             found.append(f"max_trials must be a whole number of at least 1; {self.max_trials!r} was given")
         if not self.sampler or not (isinstance(self.sampler, str) or _is_sampler(self.sampler)):
             found.append(
-                f'sampler must be the name of a strategy, e.g. "sequential"; {self.sampler!r} was given'
+                'sampler must be the name of a strategy ("sequential", "random", "tpe" ...), or a class '
+                f"derived from Sampler; {self.sampler!r} was given"
             )
         if not _is_number(self.tolerable_loss) or not -1 < self.tolerable_loss < 1:
             found.append(

@@ -39,8 +39,8 @@ from disttune.schedule.outcome import Outcome
 from disttune.schedule.stage_run import Ending, Entry, StageRun
 from disttune.schedule.strategy_calls import StrategyCalls
 from disttune.space.candidate import Candidate
-from disttune.strategy.registry import Strategy
 from disttune.strategy.stage import Item, Probe, StageResult
+from disttune.strategy.strategy import Strategy
 from disttune.strategy.trial import Trial
 
 MAX_CRASHES = 2  # trial processes that one candidate may kill

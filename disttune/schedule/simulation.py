@@ -35,8 +35,8 @@ from disttune.schedule.scheduler import Recording, Scheduler
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
-from disttune.strategy.registry import Strategy
 from disttune.strategy.stage import Item, Probe
+from disttune.strategy.strategy import Strategy
 from disttune.strategy.trial import Latency, Status, Trial
 from disttune.strategy.tuning import Tuning
 

@@ -7,8 +7,8 @@ from disttune.config.errors import DisttuneError, UserCodeError
 from disttune.schedule.events import Note
 from disttune.schedule.stage_run import StageRun
 from disttune.space.candidate import Candidate
-from disttune.strategy.registry import Strategy
 from disttune.strategy.stage import Item, Probe, Stage, StageResult
+from disttune.strategy.strategy import Strategy
 from disttune.strategy.tuning import Tuning
 
 

@@ -22,8 +22,8 @@ from disttune.schedule.synthetic import (
 )
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
-from disttune.strategy.registry import Strategy
 from disttune.strategy.stage import Probe
+from disttune.strategy.strategy import Strategy
 
 RANKS = (2, 7, 1000)
 MAX_TRIALS = 40

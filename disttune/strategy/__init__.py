@@ -1,7 +1,8 @@
 """Strategies: generators of stages. One file per strategy."""
 
-from disttune.strategy.registry import Strategy, make_strategy, register_strategy, strategy_names
+from disttune.strategy.registry import make_strategy, register_strategy, strategy_names
 from disttune.strategy.stage import Probe, Stage, StageResult
+from disttune.strategy.strategy import Strategy
 from disttune.strategy.trial import Trial
 from disttune.strategy.tuning import Tuning
 

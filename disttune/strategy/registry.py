@@ -10,21 +10,14 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from disttune.config.errors import DisttuneError, InputError, UserCodeError
 from disttune.config.nearest import unknown_name
-from disttune.strategy.stage import Stage, StageResult
-from disttune.strategy.tuning import Tuning
-
-
-class Strategy(Protocol):
-    """Anything that yields stages: no thread, no callback, no rank, no state between jobs."""
-
-    def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]: ...
-
+from disttune.strategy.over_configs import OverConfigs
+from disttune.strategy.strategy import Strategy
 
 _REGISTERED: dict[str, type] = {}
 C = TypeVar("C", bound=type)
@@ -51,7 +44,8 @@ def make_strategy(name: str, kwargs: Mapping[str, Any], folder: Path) -> Strateg
 
     Args:
         name: a registered name, an entry point, or `file.py:Class`.
-        kwargs: `tuning.strategy_kwargs`, handed to the class.
+        kwargs: `tuning.strategy_kwargs`, handed to the class. `configs`, where the class has no such
+            keyword, is a config set whose options make the space that is searched.
         folder: relative files are looked up here.
     Raises:
         InputError: the name or a keyword is unknown (with the nearest one), or a value is wrong.
@@ -60,6 +54,9 @@ def make_strategy(name: str, kwargs: Mapping[str, Any], folder: Path) -> Strateg
     cls = _load_file(name, folder) if ".py:" in name else _find(name)
     accepted = inspect.signature(cls).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+    if "configs" in kwargs and "configs" not in accepted and not takes_any:
+        others = {key: value for key, value in kwargs.items() if key != "configs"}
+        return OverConfigs(make_strategy(name, others, folder), kwargs["configs"])
     for key in kwargs:
         if key not in accepted and not takes_any:
             where = f"[tuning] strategy_kwargs, strategy {name}: "

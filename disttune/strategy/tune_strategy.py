@@ -21,7 +21,7 @@ from disttune.config.errors import UserCodeError
 from disttune.config.schemes import OpConfig
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
-from disttune.strategy.sequential import candidate_of
+from disttune.strategy.config_candidates import candidate_of
 from disttune.strategy.stage import Stage, StageResult
 from disttune.strategy.trial import Trial
 from disttune.strategy.tuning import Tuning

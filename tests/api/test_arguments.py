@@ -171,6 +171,18 @@ def test_a_mix_of_static_and_dynamic_configs_is_tried_in_order(here, expected):
     assert metrics(q)[0] == expected[0]
 
 
+@pytest.mark.parametrize("sampler", ["random", "basic"])
+def test_a_strategy_named_as_sampler_searches_what_the_configs_span(here, sampler):
+    configs = StaticQuantConfig(per_channel=[False, True], calibrate_method=["MinMax", "Entropy"],
+                                calibration_sampling_size=16)  # fmt: skip
+    config = TuningConfig(configs, sampler=sampler, max_trials=6, tolerable_loss=-0.99)
+    trials = here(tune_config=config).result.trials
+
+    weights = {trial.candidate.config_of("conv1").weight for trial in trials} - {None}
+    assert weights <= {c.op_config().weight for c in configs.expand()}
+    assert len(trials) >= 3
+
+
 def test_dynamic_quantization_needs_no_data(here):
     q = here(tune_config=TuningConfig(DynamicQuantConfig(), tolerable_loss=0.9), calibration_data_reader=None)
 

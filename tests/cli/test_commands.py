@@ -247,7 +247,7 @@ def test_space_prints_a_table_of_op_types_and_the_number_of_candidates(call, job
         "static: activation uint8 asymmetric per tensor [minmax, percentile 99.999, entropy, mse], "
         "weight int8 symmetric [per channel, per tensor] minmax",
     ]  # fmt: skip
-    assert "recipe first_conv_or_matmul_quantization: open; it leaves fc1 in float" in out
+    assert "recipe first_conv_or_matmul_quantization: open, on by default; off, it leaves fc1 in float" in out
     assert "64 candidates op by op, 80 with open recipes" in out
 
 

@@ -32,7 +32,8 @@ def test_defaults_are_those_of_base_tuning():
     ({"timeout": 10**400}, f"timeout must be a number of seconds, at least 0; {10**400} was given"),
     ({"max_trials": 0}, "max_trials must be a whole number of at least 1; 0 was given"),
     ({"max_trials": 2.0}, "max_trials must be a whole number of at least 1; 2.0 was given"),
-    ({"sampler": None}, 'sampler must be the name of a strategy, e.g. "sequential"; None was given'),
+    ({"sampler": None}, 'sampler must be the name of a strategy ("sequential", "random", "tpe" ...), '
+                        "or a class derived from Sampler; None was given"),
     ({"tolerable_loss": 1},
      "tolerable_loss must be more than -1 and less than 1 (0.01 is one percent); 1 was given"),
     ({"tolerable_loss": float("nan")},

@@ -6,7 +6,8 @@ from disttune.config.algorithms.dynamic import DynamicQuantConfig
 from disttune.config.algorithms.static import StaticQuantConfig
 from disttune.config.errors import InputError
 from disttune.config.schemes import OpConfig, Scheme
-from disttune.strategy.sequential import Sequential, candidate_of
+from disttune.strategy.config_candidates import candidate_of
+from disttune.strategy.sequential import Sequential
 from disttune.strategy.tuning import Tuning
 from tests.builders import model, op
 from tests.strategy.tunings import GOAL, proposals, space_of, tuning_of
@@ -136,11 +137,11 @@ def test_quant_last_matmul_false_leaves_out_the_last_matmul_of_the_graph(op_type
     [
         (
             {"nodes_to_exclude": ["Conv_O"]},
-            'strategy sequential: the model has no node "Conv_O". Nearest: "Conv_0". All: Conv_0, Relu_1.',
+            'config set: the model has no node "Conv_O". Nearest: "Conv_0". All: Conv_0, Relu_1.',
         ),
         (
             {"op_types_to_quantize": ["Conv2d"]},
-            'strategy sequential: the model has no operator type "Conv2d". Nearest: "Conv". All: Conv, Relu.',
+            'config set: the model has no operator type "Conv2d". Nearest: "Conv". All: Conv, Relu.',
         ),
     ],
 )
