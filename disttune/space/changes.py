@@ -6,6 +6,7 @@ Pure.
 from collections.abc import Iterable
 from dataclasses import replace
 
+from disttune.config.recipes import RECIPES, RecipeValue
 from disttune.config.schemes import OpConfig
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
@@ -30,6 +31,15 @@ def with_recipes_switched(space: Space, candidate: Candidate, recipes: Iterable[
     return candidate.in_float(*(op for op in space.ops if op in in_float)).with_configs(
         {op: space.options[op][0] for op in space.ops if op in back}
     )
+
+
+def with_recipe(space: Space, recipe: str, value: RecipeValue) -> Space:
+    """The space with a recipe set in all its candidates; where that is its default they do not name it."""
+    recipes = {name: held for name, held in space.recipes.items() if name != recipe}
+    if value != RECIPES[recipe].default:
+        recipes[recipe] = value
+    presets = {name: Candidate.of(c.configs(), recipes) for name, c in space.presets.items()}
+    return replace(space, recipes=recipes, presets=presets)
 
 
 def in_approach(space: Space, approach: str | None = None) -> Space:

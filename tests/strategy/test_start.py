@@ -7,9 +7,11 @@ from disttune.schedule.events import Note, OpenStage
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.simulation import SimulatedJob, simulate
 from disttune.schedule.strategy_check import check_strategy
+from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.strategy.basic import Basic
 from disttune.strategy.registry import make_strategy
+from disttune.strategy.smooth_quant_start import RECIPE
 
 NO_GOAL = ExitPolicy("budget", max_trials=60)
 
@@ -119,3 +121,54 @@ def test_static_jobs_have_no_such_stage():
     static = OpConfig("static", Scheme("int8", True, "per_channel"), Scheme("uint8", False))
     space = Space({"a": (static, weight())}, {"a": "MatMul"})
     assert candidates(simulate(job(lambda c: 0.5, space), 1), "weight-only algorithms") == []
+
+
+def smoothed_space(alphas=(0.3, 0.5, "auto")):
+    static = OpConfig("static", Scheme("int8", True, "per_channel"), Scheme("uint8", False))
+    ops = {"a": "MatMul", "b": "Gemm", "c": "MatMul"}
+    given = {} if alphas[0] == 0.5 else {"smooth_quant_alpha": alphas[0]}
+    return Space(
+        dict.fromkeys(ops, (static,)), ops, recipes={"smooth_quant": True, **given},
+        alternatives={"smooth_quant_alpha": alphas},
+        presets={"two": Candidate.of({"a": static, "b": static, "c": FLOAT32}, {RECIPE: True, **given})},
+    )  # fmt: skip
+
+
+def alpha_of(candidate):
+    return dict(candidate.recipes).get("smooth_quant_alpha", 0.5)
+
+
+@pytest.mark.parametrize("alphas", [(0.3, 0.5, "auto"), (0.5, 0.7), ("auto", 0.0)])
+@pytest.mark.parametrize("name", ["basic", "mse", "mse_v2", "hawq_v2", "auto"])
+def test_each_alpha_is_tried_with_the_default_and_the_best_is_kept(name, alphas):
+    for best in alphas:
+        simulation = simulate(
+            job(
+                lambda c, best=best: 0.6 - 0.1 * (alpha_of(c) != best),
+                smoothed_space(alphas),
+                lambda: make_strategy(name, {}, None),
+            ),
+            2,
+        )
+
+        found = trials(simulation)
+        assert [(t.stage, alpha_of(t.candidate)) for t in found[: len(alphas)]] == [
+            ("SmoothQuant alpha", alpha) for alpha in alphas
+        ]
+        assert {alpha_of(t.candidate) for t in found[len(alphas) :]} == {best}
+        assert all(dict(t.candidate.recipes)["smooth_quant"] for t in found)
+
+
+@pytest.mark.parametrize("alphas", [(0.3,), (0.5,)])
+def test_one_alpha_is_no_choice(alphas):
+    simulation = simulate(job(lambda c: 0.5, smoothed_space(alphas)), 2)
+
+    assert candidates(simulation, "SmoothQuant alpha") == []
+    assert {alpha_of(t.candidate) for t in trials(simulation)} == {alphas[0]}
+
+
+def test_without_smooth_quant_its_alphas_are_not_tried():
+    space = smoothed_space()
+    off = type(space)(space.options, space.types, alternatives=space.alternatives)
+
+    assert candidates(simulate(job(lambda c: 0.5, off), 2), "SmoothQuant alpha") == []
