@@ -112,6 +112,10 @@ _ALL = (
         needs="smooth_quant",
     ),
     Recipe(
+        "weight_correction", (False, True), False, False,
+        "Whether scales of quantized weights are fitted to the outputs of the float weights.",
+    ),
+    Recipe(
         "fast_bias_correction", (False, True), False, False,
         "Whether biases take out the mean error of quantized weights, from the mean inputs of layers.",
     ),

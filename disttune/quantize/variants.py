@@ -17,10 +17,11 @@ from onnx import ModelProto
 
 from disttune.config.errors import TrialError
 from disttune.config.recipes import RecipeValue
-from disttune.quantize.bias_correction import FastBiasCorrection, correct_sequentially, correctable_nodes
+from disttune.quantize.bias_correction import FastBiasCorrection, correct_sequentially
 from disttune.quantize.builder.build import Builder
 from disttune.quantize.builder.ranges import Ranges
 from disttune.quantize.builder.writer import Blueprint
+from disttune.quantize.built_layers import FloatLayers, correctable_nodes
 from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.equivalence import MOST_DIFFERENCE, N_CHECKED, largest_difference
@@ -33,10 +34,12 @@ from disttune.quantize.statistics.collect import blocks, collect, tensors_of_int
 from disttune.quantize.statistics.layer_means import LayerMeans, as_arrays, from_arrays, measure_layer_means
 from disttune.quantize.statistics.measure_channels import measure_channels
 from disttune.quantize.statistics.statistics import Statistics
+from disttune.quantize.weight_correction import WeightCorrection
 from disttune.quantize.work import Results, Work
 from disttune.space.candidate import Candidate
 
-FAST_BIAS_CORRECTION, BIAS_CORRECTION = CORRECTIONS = ("fast_bias_correction", "bias_correction")
+CORRECTIONS = ("weight_correction", "fast_bias_correction", "bias_correction")
+WEIGHT_CORRECTION, FAST_BIAS_CORRECTION, BIAS_CORRECTION = CORRECTIONS
 _KEPT = 4  # a variant costs as much memory as the model
 Recipes = tuple[tuple[str, RecipeValue], ...]
 Feed = Mapping[str, np.ndarray]
@@ -109,7 +112,7 @@ class Variants:
         self._excluded: frozenset[str] = frozenset()
         self._told: set[str] = set()
         self._means: dict[Recipes, Mapping[str, LayerMeans]] = {}
-        self._correction: tuple[Variant, FastBiasCorrection] | None = None
+        self._correction: tuple[Variant, tuple[WeightCorrection, FastBiasCorrection]] | None = None
         self._last_corrected: tuple[object, Blueprint] | None = None
         self._prepared = self._variant((), prepared, (), {}, ranges)
         self._variants: OrderedDict[Recipes, Variant] = OrderedDict()
@@ -118,7 +121,8 @@ class Variants:
         """See `NeedsWork.missing`."""
         recipes = variant_recipes(candidate)
         configs = [candidate.default, *(config for _, config in candidate.exceptions)]
-        corrects = dict(candidate.recipes).get(FAST_BIAS_CORRECTION) is True
+        names = dict(candidate.recipes)
+        corrects = names.get(WEIGHT_CORRECTION) is True or names.get(FAST_BIAS_CORRECTION) is True
         if not recipes and not has_layers(configs) and not corrects:
             return ()
         variant = self._find(recipes)
@@ -160,8 +164,11 @@ class Variants:
         variant = self._made(variant_recipes(candidate))
         blueprint = variant.builder.blueprint(without_variant(candidate))
         recipes = dict(candidate.recipes)
+        if recipes.get(WEIGHT_CORRECTION) is True:
+            blueprint, skipped = self._corrections(variant)[0].correct(blueprint)
+            self._tell([f"{WEIGHT_CORRECTION}: {op}: {why}" for op, why in skipped.items()])
         if recipes.get(FAST_BIAS_CORRECTION) is True:
-            corrected = self._fast_correction(variant).correct(blueprint)
+            corrected = self._corrections(variant)[1].correct(blueprint)
             self._tell([f"{FAST_BIAS_CORRECTION}: {op}: {why}" for op, why in corrected.skipped.items()])
             blueprint = corrected.blueprint
         if recipes.get(BIAS_CORRECTION) is True:
@@ -228,11 +235,11 @@ class Variants:
         ops = list(correctable_nodes(model))
         return measure_layer_means(model, ops, self._feeds, n_threads=n_threads, providers=providers)
 
-    def _fast_correction(self, variant: Variant) -> FastBiasCorrection:
-        """Of the last variant only: it holds the model."""
+    def _corrections(self, variant: Variant) -> tuple[WeightCorrection, FastBiasCorrection]:
+        """Of the last variant only: they hold the model."""
         if self._correction is None or self._correction[0] is not variant:
-            means = self._means[variant.recipes]
-            self._correction = variant, FastBiasCorrection(variant.model, means)
+            layers, means = FloatLayers(variant.model), self._means[variant.recipes]
+            self._correction = variant, (WeightCorrection(layers, means), FastBiasCorrection(layers, means))
         return self._correction[1]
 
     def _sequentially_corrected(

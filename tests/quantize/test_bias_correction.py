@@ -8,15 +8,9 @@ from onnx import ModelProto
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import FLOAT32, OpConfig, Scheme
-from disttune.quantize.bias_correction import (
-    FastBiasCorrection,
-    correct_sequentially,
-    correctable_nodes,
-    dequantized,
-    mean_error,
-    unpacked,
-)
+from disttune.quantize.bias_correction import FastBiasCorrection, correct_sequentially, mean_error
 from disttune.quantize.bias_shift import shift_outputs
+from disttune.quantize.built_layers import FloatLayers, correctable_nodes, dequantized, unpacked
 from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
@@ -230,7 +224,7 @@ def test_ops_in_float_are_left_alone_and_it_is_said_why():
     model = prepare(tiny_cnn())
     means = measure_layer_means(model, list(correctable_nodes(model)), feeds(model, 4))
     only_fc = candidate(model, FLOAT32).with_configs({"fc": static()})
-    done = FastBiasCorrection(model, means).correct(engine(model).blueprint(only_fc))
+    done = FastBiasCorrection(FloatLayers(model), means).correct(engine(model).blueprint(only_fc))
     assert set(done.shifts) == {"fc"}
     assert done.skipped == dict.fromkeys(("conv1", "conv2"), "its weight is in float")
 
