@@ -108,7 +108,9 @@ class QuantizationSection(Section):
         "Left out: by target and engine.",
     )
     format: Literal["qdq", "qoperator"] = Field(
-        default="qdq", description="How quantized ops are written in the graph."
+        default="qdq",
+        description="How quantized ops are written in the graph. Dynamic ops are integer operators "
+        '(MatMulInteger and others) in any case; "qoperator" for static ones is not built.',
     )
     weight_only_format: Literal["matmulnbits", "qdq"] | None = Field(
         default=None,
@@ -145,6 +147,17 @@ class QuantizationSection(Section):
     def fixed_recipes(self) -> dict[str, RecipeValue]:
         """Recipes that have one value."""
         return {name: values[0] for name, values in self.recipes.items() if len(values) == 1}
+
+    @field_validator("format")
+    @classmethod
+    def _can_be_built(cls, value: str, info: ValidationInfo) -> str:
+        approach = info.data.get("approach")
+        if value == "qoperator" and approach != "dynamic":
+            raise mistake(
+                f'"qoperator" is for approach "dynamic"; the approach is "{approach}". Leave it out: '
+                "onnxruntime computes static QDQ models with the same integer kernels"
+            )
+        return value
 
     @field_validator("op_names")
     @classmethod

@@ -37,7 +37,6 @@ class EngineSettings:
         providers: of onnxruntime, for calibration runs.
         n_threads: of a calibration run; 0 leaves it to onnxruntime.
         placement: "speed" or "all".
-        format: "qdq", or "qoperator" where the engine has it.
         directory: for temporary files; None: the system's place. Nothing stays in it.
         target: name of a capability file.
         block_samples: least samples of a block of calibration.
@@ -51,7 +50,6 @@ class EngineSettings:
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     n_threads: int = 1
     placement: str = "speed"
-    format: str = "qdq"
     directory: Path | None = None
     target: str = "ort-cpu"
     block_samples: int = 16

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from disttune.config.errors import InputError, TrialError
+from disttune.config.errors import TrialError
 from disttune.config.schemes import METHODS
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.engine import EngineSettings, register_engine
@@ -43,8 +43,6 @@ class FastEngine:
         feeds: Sequence[Mapping[str, np.ndarray]],
         settings: EngineSettings,
     ):
-        if settings.format != "qdq":
-            raise InputError(f'engine "fast" has no format "{settings.format}". It has: qdq.')
         from disttune.quantize.builder.ranges import Ranges
         from disttune.quantize.variants import Variants
 

@@ -152,7 +152,6 @@ class JobData:
             providers=tuple(self.job.model.providers),
             n_threads=self.n_threads,
             placement=quantization.placement or capability.placement,
-            format=quantization.format,
             directory=self.directory,
             target=self.job.model.target,
             block_samples=self.job.calibration.block_samples,

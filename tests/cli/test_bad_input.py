@@ -187,7 +187,11 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {  # what spoils the job, the caus
         'Nearest: "latency"',
     ),
     "engine": (add('[quantization]\nengine = "fsat"'), 'no engine "fsat"', "All: fast, reference"),
-    "format": (add('[quantization]\nformat = "qoperator"'), 'has no format "qoperator"', "It has: qdq"),
+    "format": (
+        add('[quantization]\nformat = "qoperator"'),
+        '"qoperator" is for approach "dynamic"; the approach is "static"',
+        "Leave it out",
+    ),
     "approach": (
         add('[quantization]\napproach = "weights_only"'),
         'no approach "weights_only"',

@@ -275,6 +275,21 @@ def test_a_space_of_10_to_the_30_is_counted_at_once(call, job):
     assert "about 1.5 x 10^54 candidates op by op" in out
 
 
+# Formats
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_a_dynamic_job_in_the_format_of_operators_is_one(call, job, engine):
+    settings = ("tuning.strategy=default", "quantization.approach=dynamic", "quantization.format=qoperator")
+    arguments = [part for s in (*settings, f"quantization.engine={engine}") for part in ("--set", s)]
+    code, _, err = call("tune", job, "-o", "run", *arguments)
+
+    assert (code, err) == (0, "")
+    assert {"MatMulInteger", "DynamicQuantizeLinear"} <= {
+        n.op_type for n in onnx.load("run/best.onnx").graph.node
+    }
+
+
 # Reduced ranges
 
 

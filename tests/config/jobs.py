@@ -134,6 +134,12 @@ _evaluation = st.one_of(
         lambda names: {"evaluators": [{"function": "eval.py:f", "name": n, "weight": 0.1} for n in names]}
     ),
 )  # fmt: skip
+
+
+def _can_be_built(quantization):
+    return quantization.get("format") != "qoperator" or quantization.get("approach") == "dynamic"
+
+
 random_jobs = st.fixed_dictionaries(
     {
         "model": st.builds(lambda p, more: {"path": p, **more}, _paths, _table(
@@ -165,7 +171,7 @@ random_jobs = st.fixed_dictionaries(
             op_types=st.dictionaries(_texts, _options, max_size=2),
             op_names=st.dictionaries(st.sampled_from(["conv.*", 'a"b', "layer\\.0", "é.\n"]), _options,
              max_size=2),
-        ),
+        ).filter(_can_be_built),
         "runtime": _table(
             master_works=st.booleans(), memory=st.sampled_from(["private", "shared"]),
             isolation=st.sampled_from(["process", "none"]), lost_after=st.floats(5.5, 1e9),

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from disttune.config.errors import DataError, InputError, InternalError, TrialError
+from disttune.config.errors import DataError, InternalError, TrialError
 from disttune.config.schemes import METHODS, OpConfig, Scheme
 from disttune.quantize.digest import model_digest, serialize
 from disttune.quantize.engine import EngineSettings, engine_names, find_engine
@@ -41,11 +41,6 @@ def test_asking_for_it_loads_no_onnx():
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
-
-
-def test_a_format_that_it_lacks_is_the_users_mistake():
-    with pytest.raises(InputError, match=r'engine "fast" has no format "qoperator"\. It has: qdq'):
-        FastEngine(mlp(), None, [], EngineSettings(format="qoperator"))
 
 
 def test_nothing_quantized_is_the_prepared_model():

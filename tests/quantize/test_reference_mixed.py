@@ -386,8 +386,3 @@ def test_asking_for_an_engine_loads_no_onnx():
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
-
-
-def test_a_format_that_the_engine_lacks_is_the_users_mistake():
-    with pytest.raises(InputError, match=r'engine "reference" has no format "qoperator"\. It has: qdq'):
-        Tried(tiny_cnn(), [], EngineSettings(format="qoperator"))

@@ -182,8 +182,8 @@ def test_skipping_needs_no_answer(folder: Path):
     [
         ({"quantization": {"engine": "fats"}}, 'no engine "fats". Nearest: "fast". All: fast, reference.'),
         (
-            {"quantization": {"format": "qoperator"}},
-            'engine "fast" has no format "qoperator". It has: qdq.',
+            {"quantization": {"exclude_tensors": "nowhere"}},
+            '[quantization] exclude_tensors: no tensor "nowhere"',
         ),
         ({"calibration": {"data": "no.npz"}}, 'has no file "no.npz". Nearest: "data.npz".'),
     ],

@@ -36,8 +36,6 @@ class ReferenceEngine:
         feeds: Sequence[Mapping[str, np.ndarray]],
         settings: EngineSettings,
     ):
-        if settings.format != "qdq":
-            raise InputError(f'engine "reference" has no format "{settings.format}". It has: qdq.')
         if settings.exclude:
             raise InputError('engine "reference" has no quantization.exclude_tensors; engine "fast" has.')
         from disttune.quantize.reference.builder import Builder
