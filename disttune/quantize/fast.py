@@ -19,7 +19,7 @@ from disttune.space.summary import ModelSummary
 
 if TYPE_CHECKING:
     import numpy as np
-    from onnx import ModelProto, TensorProto
+    from onnx import ModelProto
 
     from disttune.quantize.builder.writer import Blueprint
     from disttune.quantize.statistics.statistics import Statistics
@@ -50,9 +50,6 @@ class FastEngine:
         self._feeds = feeds
         self._settings = settings
         self._has_collected = False
-        self._descriptions: dict[
-            int, tuple[TensorProto, bytes]
-        ] = {}  # the tensor, so that its id stays its own
         self._ranges = Ranges(self._collect)
         self._variants = Variants(prepared, feeds, settings, self._ranges)
         self._variants.exclude(settings.exclude)
@@ -97,17 +94,6 @@ class FastEngine:
         """
         complete(self, candidate)
         return self._variants.blueprint(candidate)
-
-    def digest(self, blueprint: Blueprint) -> str:
-        """`model_digest` of a blueprint's model; tensors that were in an earlier one are not read again."""
-        from disttune.quantize.digest import describe_tensor, model_digest
-
-        known = self._descriptions
-        for tensor in blueprint.tensors.values():
-            if id(tensor) not in known:
-                known[id(tensor)] = tensor, describe_tensor(tensor)
-        found = {name: known[id(tensor)][1] for name, tensor in blueprint.tensors.items()}
-        return model_digest(blueprint.skeleton, found)
 
     def _collect(self, needed: Sequence[str]) -> Statistics:
         """At first of all tensors that may be needed, later of those that are."""

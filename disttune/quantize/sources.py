@@ -35,6 +35,15 @@ WEIGHT_INPUTS = {
     "RNN": (1, 2),
     "Attention": (1,),
 }
+# First input that is a bias (int32 with the product of the scales) or the scale of a normalization.
+FIRST_BIAS = {
+    "Conv": 2,
+    "ConvTranspose": 2,
+    "Gemm": 2,
+    "InstanceNormalization": 1,
+    "LayerNormalization": 1,
+    "BatchNormalization": 1,
+}
 
 
 @dataclass(frozen=True, slots=True)

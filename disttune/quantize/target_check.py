@@ -22,11 +22,10 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
 from disttune.config.schemes import FLOAT8_DTYPES
-from disttune.quantize.builder.tensor_schemes import FIRST_BIAS
 from disttune.quantize.graph import is_quantized_type
 from disttune.quantize.model_file import read_onnx
 from disttune.quantize.parameters import next_power_of_two
-from disttune.quantize.sources import WEIGHT_INPUTS
+from disttune.quantize.sources import FIRST_BIAS, WEIGHT_INPUTS
 from disttune.quantize.summary import channel_axis, int_attribute
 from disttune.quantize.tensor_memory import tensor_values
 from disttune.space.capability import Capability, CapabilityRow, TensorOptions, load_capability

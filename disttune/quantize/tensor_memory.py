@@ -24,6 +24,7 @@ from disttune.config.errors import InternalError
 SMALLEST_BYTES = 2**14  # of a tensor worth standing beside its message
 _LOCATION = "disttune memory "
 _DESCRIPTION = "checksum"  # key of the ONNX standard
+_LARGE_ELEMENTS = 1024  # shapes, axes and the like, whose values say what shape others have, are smaller
 _FOUR_BIT = (TensorProto.INT4, TensorProto.UINT4)
 
 Bytes = NDArray[np.uint8]
@@ -130,6 +131,22 @@ def without_initializers(model: ModelProto) -> ModelProto:
         else:
             _copy_field(copy, field.name, value)
     return copy
+
+
+def without_large_tensors(model: ModelProto) -> ModelProto:
+    """A copy whose large initializers have a type and a shape, but no data: enough to infer shapes."""
+    light = without_initializers(model)
+    for tensor in model.graph.initializer:
+        if is_large(tensor):
+            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            light.graph.initializer.append(tensor)
+    return light
+
+
+def is_large(tensor: TensorProto) -> bool:
+    """Whether `without_large_tensors` empties it."""
+    return bool(math.prod(tensor.dims) > _LARGE_ELEMENTS)
 
 
 def _copy_field(target: object, name: str, value: object) -> None:

@@ -18,6 +18,7 @@ from disttune.quantize.tensor_memory import (
     tensor_values,
     whole_model,
     without_initializers,
+    without_large_tensors,
 )
 from tests.models import attention, mlp, tiny_cnn
 
@@ -81,3 +82,14 @@ def test_a_tensor_whose_memory_is_gone_says_so():
 
     with pytest.raises(InternalError, match=r'memory of tensor ".*" has been given up'):
         whole_model(changed)
+
+
+def test_the_copy_without_large_tensors_keeps_their_shapes_and_changes_nothing():
+    model = mlp()
+    model.graph.initializer[0].raw_data = bytes(4 * 6 * 1000)
+    model.graph.initializer[0].dims[:] = [6, 1000]
+    before = serialize(model)
+    light = without_large_tensors(model)
+    assert [list(t.dims) for t in light.graph.initializer] == [list(t.dims) for t in model.graph.initializer]
+    assert light.ByteSize() < 2000
+    assert serialize(model) == before

@@ -12,7 +12,6 @@ What onnxruntime's quantizer does otherwise: it fails on a weight that a static 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 
 import numpy as np
 from onnx import TensorProto
@@ -24,20 +23,10 @@ from disttune.quantize.builder.encode import encode
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
 from disttune.quantize.builder.tensor_schemes import ConstantScheme, WeightCopies
 from disttune.quantize.builder.writer import MS_DOMAIN, ModelWriter
+from disttune.quantize.dynamic_forms import check_dynamic_form
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.summary import int_attribute
 
-# Weights (dtype, symmetric, granularity) that a type can have: what its kernels run, and what onnxruntime's
-# quantizer does not ignore without a word (scales per channel of Conv, uint8 of LSTM, int8 of Gather).
-_ANY = frozenset(product(("int8", "uint8"), (True, False), ("per_tensor", "per_channel")))
-_WEIGHTS = {
-    "MatMul": _ANY,
-    "Gemm": _ANY,
-    "Attention": _ANY,
-    "Conv": frozenset(w for w in _ANY if w[2] == "per_tensor"),
-    "LSTM": frozenset(w for w in _ANY if w[0] == "int8") - {("int8", False, "per_channel")},
-    "Gather": frozenset({("uint8", False, "per_tensor")}),
-}
 _BIAS = 2
 
 
@@ -47,29 +36,18 @@ def check_dynamic(node: FloatNode, config: OpConfig) -> None:
     Raises:
         TrialError: it has none.
     """
-    op, weight, activation = node.name, config.weight, config.activation
-    if node.op_type not in _WEIGHTS:
-        types = ", ".join(sorted(_WEIGHTS))
-        raise TrialError(f"op {op}: onnxruntime quantizes no {node.op_type} dynamically; it does {types}")
-    if weight is None or any(i not in node.float_constants for i in WEIGHT_INPUTS[node.op_type]):
-        raise TrialError(
-            f"op {op}: a {node.op_type} without a constant weight cannot be quantized dynamically"
-        )
-    if activation is not None and (
-        activation.dtype != "uint8" or activation.symmetric or activation.granularity != "per_tensor"
-    ):
-        raise TrialError(
-            f"op {op}: activations of a dynamic op are uint8 asymmetric per tensor, not {activation}"
-        )
-    if (weight.dtype, weight.symmetric, weight.granularity) not in _WEIGHTS[node.op_type]:
-        accepted = sorted(str(Scheme(*w)).removesuffix(" minmax") for w in _WEIGHTS[node.op_type])
-        found = f"op {op}: onnxruntime's dynamic {node.op_type} has no weights {weight}"
-        raise TrialError(f"{found}; it has {', '.join(accepted)}")
+    positions = WEIGHT_INPUTS.get(node.op_type, ())
+    check_dynamic_form(
+        node.name,
+        node.op_type,
+        config,
+        has_constant_weight=all(i in node.float_constants for i in positions),
+    )
     if node.op_type == "Gemm" and (
         int_attribute(node.message, "transA", 0)
         or any(a.f != 1.0 for a in node.message.attribute if a.name in ("alpha", "beta"))
     ):
-        raise TrialError(f"op {op}: a Gemm with transA, alpha or beta has no dynamic form")
+        raise TrialError(f"op {node.name}: a Gemm with transA, alpha or beta has no dynamic form")
 
 
 def stays_in_float(node: FloatNode) -> bool:

@@ -1,6 +1,5 @@
 """The prepared model as the builder reads it: names and types in plain Python, messages kept to be copied."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +8,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.statistics.shapes import element_types
+from disttune.quantize.tensor_memory import without_large_tensors
 from disttune.quantize.topology import captured_names, default_opset
-
-_LARGE_ELEMENTS = 1024  # shape inference needs the values of small constants only
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,29 +120,3 @@ def _shared_weights(nodes: Sequence[FloatNode]) -> dict[str, tuple[tuple[FloatNo
             if i in node.float_constants:
                 readers[node.inputs[i]].append((node, i))
     return {weight: tuple(reads) for weight, reads in readers.items() if len(reads) > 1}
-
-
-def without_large_tensors(model: ModelProto) -> ModelProto:
-    """A copy whose large initializers have a type and a shape, but no data."""
-    light = ModelProto()
-    for message, copy in ((model, light), (model.graph, light.graph)):
-        for field_, value in message.ListFields():
-            if field_.name in ("graph", "initializer"):
-                continue
-            if hasattr(value, "extend"):
-                getattr(copy, field_.name).extend(value)
-            elif hasattr(value, "CopyFrom"):
-                getattr(copy, field_.name).CopyFrom(value)
-            else:
-                setattr(copy, field_.name, value)
-    for tensor in model.graph.initializer:
-        if is_large(tensor):
-            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        else:
-            light.graph.initializer.add().CopyFrom(tensor)
-    return light
-
-
-def is_large(tensor: TensorProto) -> bool:
-    """Whether `without_large_tensors` empties it."""
-    return bool(math.prod(tensor.dims) > _LARGE_ELEMENTS)

@@ -16,15 +16,14 @@ from disttune.config.errors import TrialError
 from disttune.config.schemes import FLOAT8_DTYPES, Scheme
 from disttune.quantize.builder.float_model import (
     FloatModel,
-    is_large,
     read_float_model,
-    without_large_tensors,
 )
 from disttune.quantize.builder.writer import MS_DOMAIN, add_tensors
 from disttune.quantize.digest import serialize
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.shared_tensors import give_to_session, session_model
+from disttune.quantize.tensor_memory import is_large, without_large_tensors
 from disttune.quantize.topology import default_opset
 from disttune.quantize.weights import FOUR_BIT_DTYPES
 

@@ -21,20 +21,10 @@ from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
 from disttune.quantize.parameters import has_power_of_two_scale
-from disttune.quantize.sources import WEIGHT_INPUTS
+from disttune.quantize.sources import FIRST_BIAS, WEIGHT_INPUTS
 from disttune.quantize.summary import channel_axis, group_axis
 from disttune.quantize.topology import unused_name
 from disttune.space.candidate import Candidate
-
-# First input that is a bias (int32 with the product of the scales) or the scale of a normalization.
-FIRST_BIAS = {
-    "Conv": 2,
-    "ConvTranspose": 2,
-    "Gemm": 2,
-    "InstanceNormalization": 1,
-    "LayerNormalization": 1,
-    "BatchNormalization": 1,
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from itertools import product
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -11,23 +10,12 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
+from disttune.quantize.dynamic_forms import check_dynamic_form
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.reference.schemes import quant_type
 from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.summary import int_attribute
 from disttune.quantize.topology import sort_nodes
-
-# Weights (dtype, symmetric, granularity) that a type can have. What is not here onnxruntime's quantizer
-# ignores without a word (scales per channel of Conv, uint8 of LSTM, int8 of Gather) or its kernel refuses.
-_ANY = frozenset(product(("int8", "uint8"), (True, False), ("per_tensor", "per_channel")))
-_WEIGHTS = {
-    "MatMul": _ANY,
-    "Gemm": _ANY,
-    "Attention": _ANY,
-    "Conv": frozenset(w for w in _ANY if w[2] == "per_tensor"),
-    "LSTM": frozenset(w for w in _ANY if w[0] == "int8") - {("int8", False, "per_channel")},
-    "Gather": frozenset({("uint8", False, "per_tensor")}),
-}
 
 
 def quantize_dynamic_ops(model: ModelProto, configs: Mapping[str, OpConfig]) -> ModelProto:
@@ -56,28 +44,10 @@ def quantize_dynamic_ops(model: ModelProto, configs: Mapping[str, OpConfig]) -> 
 
 
 def _checked_weight(node: NodeProto, config: OpConfig, constants: set[str]) -> Scheme:
-    op, weight, activation = node.name, config.weight, config.activation
-    if node.op_type not in _WEIGHTS:
-        types = ", ".join(sorted(_WEIGHTS))
-        raise TrialError(f"op {op}: onnxruntime quantizes no {node.op_type} dynamically; it does {types}")
-    positions = WEIGHT_INPUTS[node.op_type]
-    if weight is None or any(node.input[i] not in constants for i in positions):
-        raise TrialError(
-            f"op {op}: a {node.op_type} without a constant weight cannot be quantized dynamically"
-        )
-    if activation is not None and not _is_dynamic(activation):
-        raise TrialError(
-            f"op {op}: activations of a dynamic op are uint8 asymmetric per tensor, not {activation}"
-        )
-    if (weight.dtype, weight.symmetric, weight.granularity) not in _WEIGHTS[node.op_type]:
-        accepted = sorted(str(Scheme(*w)).removesuffix(" minmax") for w in _WEIGHTS[node.op_type])
-        found = f"op {op}: onnxruntime's dynamic {node.op_type} has no weights {weight}"
-        raise TrialError(f"{found}; it has {', '.join(accepted)}")
+    positions = WEIGHT_INPUTS.get(node.op_type, ())
+    has_constant_weight = all(node.input[i] in constants for i in positions)
+    weight = check_dynamic_form(node.name, node.op_type, config, has_constant_weight=has_constant_weight)
     return Scheme(weight.dtype, weight.symmetric, weight.granularity, reduce_range=weight.reduce_range)
-
-
-def _is_dynamic(scheme: Scheme) -> bool:
-    return scheme.dtype == "uint8" and not scheme.symmetric and scheme.granularity == "per_tensor"
 
 
 def _quantized(model: ModelProto, weight: Scheme, ops: list[str]) -> ModelProto:

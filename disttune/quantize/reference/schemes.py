@@ -20,7 +20,7 @@ from onnxruntime.quantization import QuantType
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
-from disttune.quantize.sources import WEIGHT_INPUTS
+from disttune.quantize.sources import FIRST_BIAS, WEIGHT_INPUTS
 from disttune.quantize.summary import channel_axis
 from disttune.quantize.topology import unused_name
 from disttune.space.candidate import Candidate
@@ -33,15 +33,6 @@ QUANT_TYPES = {
     "int4": QuantType.QInt4,
     "uint4": QuantType.QUInt4,
 }  # not float8: onnxruntime's CPU provider fuses it into integer operators that refuse it
-# First input that the quantizer treats as a bias (int32 with the scales' product) or scale of its own.
-_FIRST_BIAS = {
-    "Conv": 2,
-    "ConvTranspose": 2,
-    "Gemm": 2,
-    "InstanceNormalization": 1,
-    "LayerNormalization": 1,
-    "BatchNormalization": 1,
-}
 Overrides = dict[str, list[dict[str, Any]]]
 
 
@@ -143,7 +134,7 @@ def _way(node: NodeProto, config: OpConfig, rank: int) -> tuple[Any, ...]:
 def _constant_scheme(node: NodeProto, position: int, config: OpConfig) -> Scheme | None:
     if position in WEIGHT_INPUTS.get(node.op_type, ()):
         return config.weight or config.activation
-    if position >= _FIRST_BIAS.get(node.op_type, len(node.input)):
+    if position >= FIRST_BIAS.get(node.op_type, len(node.input)):
         return None
     return config.activation  # rule 3
 

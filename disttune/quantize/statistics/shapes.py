@@ -9,17 +9,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info, tensor_dtype_to_np_dtype
 
-from disttune.quantize.tensor_memory import in_memory
-
-_SMALL_BYTES = 1024  # shapes, axes and the like, whose values say what shape others have
+from disttune.quantize.tensor_memory import without_large_tensors
 
 Array = NDArray[Any]
 
 
 def element_types(model: ModelProto) -> dict[str, int]:
     """Type of every plain tensor that has one: declared, or inferred."""
-    light = without_weights(model)
-    light.graph.value_info.extend(model.graph.value_info)
+    light = without_large_tensors(model)
     values = _inferred(light)
     return {name: value.type.tensor_type.elem_type for name, value in values.items()}
 
@@ -33,8 +30,7 @@ def tensor_bytes(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, int]
         model: its tensors have names; those whose type cannot be inferred are left out.
         feed: all inputs.
     """
-    light = without_weights(model)
-    light.graph.value_info.extend(model.graph.value_info)
+    light = without_large_tensors(model)
     known: dict[str, int] = {}
     for value in light.graph.input:
         shape = feed[value.name].shape
@@ -48,23 +44,6 @@ def tensor_bytes(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, int]
     sizes = {name: _bytes(value) for name, value in _inferred(light).items()}
     largest = max((size for size in sizes.values() if size is not None), default=0)
     return {name: largest if size is None else size for name, size in sizes.items()}
-
-
-def without_weights(model: ModelProto) -> ModelProto:
-    """A copy whose large initializers have a type and a shape but no values, and without value infos."""
-    light = ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    light.graph.name = model.graph.name
-    light.graph.node.extend(model.graph.node)
-    light.graph.input.extend(model.graph.input)
-    light.graph.output.extend(model.graph.output)
-    for tensor in model.graph.initializer:
-        if not in_memory(tensor) and tensor.ByteSize() <= _SMALL_BYTES:
-            light.graph.initializer.append(tensor)
-        else:
-            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    return light
 
 
 def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:

@@ -5,7 +5,7 @@ from onnx import ModelProto, ValueInfoProto, helper
 
 from disttune.quantize.digest import serialize
 from disttune.quantize.graph import prepare
-from disttune.quantize.statistics.shapes import element_types, tensor_bytes, without_weights
+from disttune.quantize.statistics.shapes import element_types, tensor_bytes
 from tests.models import attention, feeds, mlp, recurrent, tiny_cnn
 from tests.quantize.statistics.odd_models import looped
 
@@ -37,17 +37,6 @@ def test_declared_types_and_shapes_help_where_onnx_does_not_know_an_operator(dom
     model.graph.value_info.append(helper.make_tensor_value_info(hidden, 1, ["N", 8]))
     assert element_types(model)[hidden] == 1
     assert tensor_bytes(model, {"x": np.zeros((3, 6), np.float32)})[hidden] == 3 * 8 * 4
-
-
-def test_the_copy_without_weights_keeps_their_shapes_and_changes_nothing():
-    model = mlp()
-    model.graph.initializer[0].raw_data = bytes(4 * 6 * 1000)
-    model.graph.initializer[0].dims[:] = [6, 1000]
-    before = serialize(model)
-    light = without_weights(model)
-    assert [list(t.dims) for t in light.graph.initializer] == [list(t.dims) for t in model.graph.initializer]
-    assert light.ByteSize() < 2000
-    assert serialize(model) == before
 
 
 def run(model: ModelProto, feed: dict[str, np.ndarray], name: str) -> np.ndarray:
