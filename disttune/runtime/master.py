@@ -145,7 +145,9 @@ class Master:
         )
 
     def close(self) -> None:
-        """Write what is left of the journal."""
+        """Write what is left of the journal, and results for a resume."""
+        if self._ready.works is not None:
+            self._ready.works.close()
         journal = self._ready.journal
         if journal is not None and not journal.close():
             self._listener.warned(f"the journal could not be written to its end: {journal.failure}")

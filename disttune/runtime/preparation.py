@@ -33,6 +33,7 @@ from disttune.runtime.messages import (
 )
 from disttune.runtime.recording import JournalRecording
 from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, SessionRecord
+from disttune.runtime.result_cache import ResultCache
 from disttune.runtime.run_directory import RunDirectory, version_differences
 from disttune.runtime.search import Search, default_trial_timeout_s
 from disttune.runtime.transport import Transport
@@ -75,6 +76,7 @@ class Preparation:
         self.prepared: Prepared | None = None
         self.journal: Journal | None = None
         self.crew: Crew | None = None
+        self.works: Works | None = None
         self.search: Search | None = None
         self._job = job
         self._functions = functions
@@ -300,6 +302,13 @@ class Preparation:
         timeout_s = self._trial_timeout_s(baseline_s, given)
         exported = self._recording.exported
         runtime = self._job.runtime
+        self.works = Works(
+            self.hosts,
+            self._transport.send,
+            self._listener.phase,
+            self._warn,
+            ResultCache(self._run.cache),
+        )
         self.search = Search(
             scheduler,
             self._transport,
@@ -311,7 +320,7 @@ class Preparation:
             elapsed_s=self._contents.seconds + self._transport.now_s() - self._began_s,
             lost_after_s=runtime.lost_after if runtime.isolation == "process" else float("inf"),
             exported=exported.digest if exported and self._run.best_model.is_file() else None,
-            works=Works(self.hosts, self._transport.send, self._listener.phase, self._warn),
+            works=self.works,
         )
         self._listener.opened(
             Opening(

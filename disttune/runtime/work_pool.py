@@ -68,6 +68,7 @@ class WorkPool:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._queued: dict[str, Entry] = {}
+        self._new: list[str] = []
         self._ended: dict[str, list[int]] = defaultdict(list)  # of dropped works, too
         self._n_asked = 0
         self._asked: dict[Asker, tuple[str, ...]] = {}
@@ -112,6 +113,7 @@ class WorkPool:
             if work.key not in self._entries:
                 entry = Entry(work, self._n_asked, self._ended[work.key])
                 self._entries[work.key] = self._queued[work.key] = entry
+                self._new.append(work.key)
                 self._n_asked += 1
         self._asked[asker] = tuple(work.key for work in works)
         left = {work.key for work in works if self._entries[work.key].state != "settled"}
@@ -119,6 +121,22 @@ class WorkPool:
             self._open[asker] = left
         else:
             self._satisfied.append(asker)
+
+    def take_new(self) -> list[str]:
+        """Keys of works that are known since the last call and wait to be done."""
+        new, self._new = self._new, []
+        return [key for key in dict.fromkeys(new) if key in self._queued]
+
+    def found(self, key: str) -> None:
+        """A queued work need not be done: there is a result."""
+        self._queued.pop(key).state = "arrived"
+
+    def not_found(self, key: str) -> None:
+        """There is none after all: it has to be done."""
+        entry = self._entries[key]
+        assert entry.state == "arrived"
+        entry.state = "queued"
+        self._queued[key] = entry
 
     def withdraw(self, asker: Asker) -> list[tuple[int, str]]:
         """Somebody waits no longer; returns rank and key of works that run for nobody any more."""

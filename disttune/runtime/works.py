@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from disttune.quantize.work import Work
 from disttune.runtime.messages import HaveFile, Host, NeedFile, OpenFile, ToAgent, ToMaster
+from disttune.runtime.result_cache import ResultCache
 from disttune.runtime.sharing import Addressed, Sharing
 from disttune.runtime.work_messages import (
     CancelWork,
@@ -41,6 +42,7 @@ class Works:
         send: sends a message to an agent.
         tell: takes lines about how far it is.
         warn: takes what the user should read once.
+        cache: keeps results for a resume; None where nothing is kept.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class Works:
         send: Callable[[int, ToAgent], None],
         tell: Callable[[str], None],
         warn: Callable[[str], None],
+        cache: ResultCache | None = None,
     ):
         self._hosts = hosts
         self._send = send
         self._tell = tell
         self._warn = warn
+        self._cache = cache
+        self._in_cache: list[str] = []  # keys of results that are to be read
         self._pool = WorkPool()
         self._shared: dict[str, Sharing] = {}
         self._export_can_go_on = False
@@ -89,7 +94,8 @@ class Works:
         return True
 
     def hand_out(self, free: Iterable[int]) -> None:
-        """Give works to ranks whose trial process is idle."""
+        """Give works to ranks whose trial process is idle; what an earlier session has kept is not done."""
+        self._look_into_cache()
         for rank, work in self._pool.hand_out(free):
             for key in work.needs:
                 self._send_result(rank, key)
@@ -119,8 +125,15 @@ class Works:
         """The search is over: end what runs, but for what the export needs."""
         self._cancel(self._pool.stop())
 
+    def close(self) -> None:
+        """Write what is to be kept for a resume."""
+        if self._cache is not None:
+            self._cache.close()
+            self._complain()
+
     def report(self, now_s: float) -> None:
         """Tell how far it is, now and then; to be called about once a second."""
+        self._complain()
         if self._told_s is None and self._pool.running:
             self._told_s = now_s - TOLD_EVERY_S + FIRST_TOLD_S
         if self._told_s is None or now_s - self._told_s < TOLD_EVERY_S:
@@ -129,6 +142,27 @@ class Works:
             self._told_s = now_s
             doing = DOING.get(progress.kind, f"works ({progress.kind})")
             self._tell(f"{doing}: {progress.n_settled} of {progress.n_all} ({progress.what})")
+
+    def _look_into_cache(self) -> None:
+        """Read one result at a time: others wait for the master as well."""
+        if self._cache is None:
+            return
+        for key in self._pool.take_new():
+            if self._cache.has(key):
+                self._pool.found(key)
+                self._in_cache.append(key)
+        if self._in_cache:
+            key = self._in_cache.pop(0)
+            results = self._cache.load(key)
+            self._complain()
+            if results is None:
+                self._pool.not_found(key)
+            else:
+                self._send(0, KeepResult(key, results))
+
+    def _complain(self) -> None:
+        for complaint in self._cache.take_complaints() if self._cache else ():
+            self._warn(complaint)
 
     def _done(self, rank: int, message: WorkDone) -> None:
         if not self._pool.arrived(rank, message.key):
@@ -139,6 +173,8 @@ class Works:
             self._pool.settle(message.key, message.reason)
         else:
             self._send(0, KeepResult(message.key, message.results))
+            if self._cache is not None:
+                self._cache.keep(message.key, message.results)
 
     def _kept(self, message: ResultKept) -> None:
         work = self._work(message.key)

@@ -1,7 +1,9 @@
 """Works on real ranks: each done once whatever the number of ranks, and what happens when one goes wrong."""
 
+import hashlib
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,22 @@ def test_job_that_is_asked_to_end_while_works_run_ends_with_75_and_goes_on(alone
     assert ended.left == ()
     assert run(command, environment(tmp_path)).code == 3
     assert table(tmp_path / "run") == table(alone / "run")
+
+
+def test_resume_does_no_work_again_but_for_a_damaged_result(alone: Path, tmp_path: Path):
+    path, job = tmp_path / "run", make_layered_job(tmp_path)
+    first = mpirun(2, "tune", job, "-o", path, "--set", "tuning.max_trials=8")
+    assert run(first, environment(tmp_path)).code == 3
+    key = hashlib.blake2b(b"fc1", digest_size=16).hexdigest()
+    (damaged,) = (path / "cache").glob(f"work-*-{key}.npz")
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+
+    ended = run(mpirun(2, "tune", job, "-o", path), environment(tmp_path))
+
+    assert ended.code == 3, ended.text
+    assert table(path) == table(alone / "run")
+    assert f"{damaged.name} is damaged" in ended.text
+    assert done(tmp_path) == done(alone) + Counter(["gram of fc1"])
 
 
 def wait_for_a_work(session: Launched, folder: Path) -> None:
