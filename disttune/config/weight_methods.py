@@ -73,7 +73,7 @@ _ALL = (
     ),
     _method(
         "adaquant", True, "Learns weights through the rounding (Hubara et al. 2020).",
-        iterations=200, learning_rate=0.02, scale="auto", flip=True, refine_scale=True, sequential=False,
+        iterations=80, learning_rate=0.05, scale="auto", flip=True, refine_scale=True, sequential=False,
     ),
     _method(
         "seqmse", True, "Searches each channel's or group's range for the least output error (AIMET).",

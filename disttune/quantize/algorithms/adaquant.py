@@ -4,7 +4,8 @@ Rules:
 1. Weights move freely, the error is that of their codes, and the slope passes the rounding as if there was
    none ("straight through"), inside the range of codes only. So a code may end several steps from its weight.
 2. As in `adaround`, every iteration sees all samples through the Gram matrix and nothing is drawn at random.
-3. Steps are measured in codes, so one `learning_rate` suits all layers; they shrink along half a cosine.
+3. Steps are measured in codes, so one `learning_rate` suits all layers; they shrink along half a cosine. More
+   than the 80 iterations of the default gain nothing on 33 real layers.
 4. Every iteration's codes are judged, of each column the best are kept. When a fifth of the iterations bring
    nothing to any column, they end.
 5. The scales that the paper learns along are found in closed form (`learning`). Its biases are bias
