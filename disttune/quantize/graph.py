@@ -3,19 +3,30 @@
 Every mistake is one `ModelError` that names the file (or "the model"), the cause and the mend.
 """
 
+import mmap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, external_data_helper, version_converter
 
 from disttune.config.errors import ModelError
 from disttune.config.recipes import PREPARING, RECIPES, RecipeValue
 from disttune.quantize.batch_norm import fold_batch_norms
+from disttune.quantize.digest import describe_values
+from disttune.quantize.freed_memory import give_back_pages
 from disttune.quantize.gemm_to_matmul import split_gemms
 from disttune.quantize.preprocess import first_line, preprocess
 from disttune.quantize.size import LARGE_BYTES
 from disttune.quantize.sources import name_nodes
+from disttune.quantize.tensor_memory import (
+    SMALLEST_BYTES,
+    TensorMemory,
+    in_memory,
+    n_value_bytes,
+    without_values,
+)
 from disttune.quantize.topology import all_nodes, all_tensors, default_opset, drop_unused_opsets
 
 # QuantizeLinear has a channel axis since opset 13.
@@ -57,9 +68,12 @@ def is_quantized_type(op_type: str) -> bool:
     return op_type in QUANTIZED_TYPES or op_type.startswith(QUANTIZED_PREFIXES)
 
 
-def read_model(path: Path) -> ModelProto:
+def read_model(path: Path, memory: TensorMemory | None = None) -> ModelProto:
     """Read an ONNX file with its external data, and check it.
 
+    Args:
+        path: of the .onnx file.
+        memory: external data of a large model stays in its files, which this maps; None: it is read.
     Raises:
         ModelError: missing, a directory, empty, not ONNX, external data missing, or as `check_model`.
     """
@@ -76,7 +90,7 @@ def read_model(path: Path) -> ModelProto:
     if not data:
         raise ModelError(f"model {path} is empty (0 bytes). Export or copy it again.")
     model = _parse(data, path)
-    _load_external_data(model, path)
+    _load_external_data(model, path, memory)
     check_model(model, f"model {path}")
     return model
 
@@ -153,7 +167,8 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     return model
 
 
-def _load_external_data(model: ModelProto, path: Path) -> None:
+def _load_external_data(model: ModelProto, path: Path, memory: TensorMemory | None) -> None:
+    n_bytes = 0
     for tensor in all_tensors(model.graph):
         if not external_data_helper.uses_external_data(tensor):
             continue
@@ -170,10 +185,44 @@ def _load_external_data(model: ModelProto, path: Path) -> None:
                 f'model {path}: its external data file {data_path} is too short for "{tensor.name}". '
                 "Copy it again."
             )
+        n_bytes += n_value_bytes(tensor)
+    if memory is not None and n_bytes >= LARGE_BYTES:
+        _map_external_data(model, path, memory)
     try:
-        external_data_helper.load_external_data_for_model(model, str(path.parent))
+        for tensor in all_tensors(model.graph):
+            if external_data_helper.uses_external_data(tensor) and not in_memory(tensor):
+                external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.ClearField("data_location")
+                tensor.ClearField("external_data")
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ModelError(f"model {path}: its external data cannot be read: {first_line(error)}.") from None
+
+
+def _map_external_data(model: ModelProto, path: Path, memory: TensorMemory) -> None:
+    """Let the large initializers stand in mapped files."""
+    files: dict[str, np.ndarray] = {}
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        n_bytes = n_value_bytes(tensor) if tensor.data_type != TensorProto.STRING else 0
+        if not external_data_helper.uses_external_data(tensor) or n_bytes < SMALLEST_BYTES:
+            continue
+        location, offset = entries["location"], int(entries.get("offset", 0))
+        if location not in files:
+            files[location] = np.frombuffer(_mapped(path.parent / location), np.uint8)
+        values = files[location][offset : offset + n_bytes]
+        if values.size < n_bytes or int(entries.get("length", n_bytes)) != n_bytes:
+            raise ModelError(
+                f'model {path}: the external data of "{tensor.name}" has another length than its shape says. '
+                "Export it again."
+            )
+        description = describe_values(values, tensor.data_type, tensor.dims)
+        give_back_pages(values)
+        tensor.CopyFrom(memory.tensor(values, tensor.data_type, tuple(tensor.dims), description, tensor.name))
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 
 
 def _make_initializers_constant(model: ModelProto) -> None:
@@ -191,7 +240,7 @@ def _raise_opset(model: ModelProto, warn: Callable[[str], None]) -> ModelProto:
     if opset >= MIN_OPSET:
         return model
     try:
-        raised = version_converter.convert_version(model, MIN_OPSET)
+        raised = without_values(model, lambda light: version_converter.convert_version(light, MIN_OPSET))
     except Exception as error:  # the converter raises bare RuntimeErrors of many kinds
         raise ModelError(
             f"the model has opset {opset}; quantizing needs {MIN_OPSET} or later, and onnx's converter "

@@ -4,6 +4,7 @@
 inference fails, and goes on without a word (except to the log) when the optimizer does.
 """
 
+import math
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 from onnxruntime.quantization import quant_pre_process
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
@@ -19,7 +20,10 @@ from disttune.config.errors import ModelError
 from disttune.quantize.activation_fusions import take_apart
 from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.size import model_bytes
+from disttune.quantize.tensor_memory import in_memory, n_value_bytes, without_initializers, without_values
+from disttune.quantize.topology import read_names
 
+_VALUE_FIELDS = frozenset(f.name for f in TensorProto.DESCRIPTOR.fields if f.name.endswith("_data"))
 _INT_MAX = 2**31 - 1  # default of quant_pre_process: from here on a slice's end means "to the end"
 
 
@@ -41,6 +45,8 @@ def preprocess(
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
+    if any(map(in_memory, model.graph.initializer)):
+        return without_values(model, lambda light: _without_weights(light, warn, level))
     inferred = _with_symbolic_shapes(model, warn)
     with tempfile.TemporaryDirectory(prefix="disttune-prepare-", dir=directory) as name:
         folder = Path(name)
@@ -64,6 +70,73 @@ def preprocess(
 
 class _StepError(Exception):
     pass
+
+
+def _without_weights(model: ModelProto, warn: Callable[[str], None], level: str) -> ModelProto:
+    """Prepare a model some of whose initializers have no values: the optimizer sees them as inputs."""
+    n_bytes = sum(n_value_bytes(t) for t in model.graph.initializer if _is_empty(t))
+    warn(
+        f"the model is large: {n_bytes / 1e9:.1f} GB of weights were left as they are while the graph was "
+        "optimized (what is computed from them alone stays in the graph)"
+    )
+    inferred = _with_symbolic_shapes(model, warn)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    optimized = inferred
+    try:
+        if level != "DISABLE_ALL":
+            optimized = _optimized_around(inferred, options)
+    except Exception as error:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        _check_opens(_with_weights_as_inputs(inferred).SerializeToString(), options)
+        warn(f"onnxruntime's graph optimization was left out: {first_line(error)}")
+    try:
+        shaped: ModelProto = onnx.shape_inference.infer_shapes(optimized)
+    except Exception as error:
+        raise ModelError(
+            f"onnx cannot infer the model's shapes: {first_line(error)}. Export it again."
+        ) from None
+    return shaped
+
+
+def _optimized_around(model: ModelProto, options: onnxruntime.SessionOptions) -> ModelProto:
+    """The model as onnxruntime optimizes it, with the initializers that have no values."""
+    empty = {tensor.name: tensor for tensor in model.graph.initializer if _is_empty(tensor)}
+    with tempfile.TemporaryDirectory(prefix="disttune-prepare-") as folder:
+        target = Path(folder) / "optimized.onnx"
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(target)
+        data = _with_weights_as_inputs(model).SerializeToString()
+        try:
+            onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            optimized = onnx.load(target)
+        finally:
+            options.optimized_model_filepath = ""
+    inputs = [value for value in optimized.graph.input if value.name not in empty]
+    del optimized.graph.input[:]
+    optimized.graph.input.extend(inputs)
+    used = {name for node in optimized.graph.node for name in read_names(node)}
+    used.update(value.name for value in optimized.graph.output)
+    optimized.graph.initializer.extend(tensor for name, tensor in empty.items() if name in used)
+    return optimized
+
+
+def _with_weights_as_inputs(model: ModelProto) -> ModelProto:
+    changed = without_initializers(model)
+    for tensor in model.graph.initializer:
+        if _is_empty(tensor):
+            changed.graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        else:
+            changed.graph.initializer.append(tensor)
+    return changed
+
+
+def _is_empty(tensor: TensorProto) -> bool:
+    """Whether a tensor has a type and a shape, but no values."""
+    fields = {field.name for field, _ in tensor.ListFields()}
+    return math.prod(tensor.dims) > 0 and not fields.intersection(_VALUE_FIELDS)
 
 
 def _with_symbolic_shapes(model: ModelProto, warn: Callable[[str], None]) -> ModelProto:
@@ -131,10 +204,14 @@ def _check_loads(source: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    _check_opens(str(source), options)
+
+
+def _check_opens(source: str | bytes, options: onnxruntime.SessionOptions) -> None:
     try:
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        cause = first_line(error).rpartition(f"{source} failed:")[2]
+        cause = first_line(error).rpartition(f"{source!s} failed:")[2]
         raise ModelError(
             f"onnxruntime cannot load the model: {cause}. Check it with onnxruntime alone."
         ) from None

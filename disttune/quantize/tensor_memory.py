@@ -12,6 +12,7 @@ Rules:
 import itertools
 import math
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,24 @@ def whole_model(model: ModelProto) -> ModelProto:
     copy = without_initializers(model)
     copy.graph.initializer.extend(map(whole_tensor, model.graph.initializer))
     return copy
+
+
+def without_values(model: ModelProto, change: Callable[[ModelProto], ModelProto]) -> ModelProto:
+    """What a change makes of a model whose tensors in memory have a type and a shape, but no values.
+
+    Tensors that are still there afterwards have their values again.
+    """
+    beside = {tensor.name: tensor for tensor in model.graph.initializer if in_memory(tensor)}
+    light = without_initializers(model)
+    for tensor in model.graph.initializer:
+        if tensor.name in beside:
+            light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            light.graph.initializer.append(tensor)
+    made = change(light)
+    changed = without_initializers(made)
+    changed.graph.initializer.extend(beside.get(tensor.name, tensor) for tensor in made.graph.initializer)
+    return changed
 
 
 def without_initializers(model: ModelProto) -> ModelProto:

@@ -31,6 +31,7 @@ from disttune.quantize.thresholds.registry import slice_ranges
 
 CodeArray = NDArray[np.integer[Any]]
 Weight = NDArray[np.floating[Any]]
+SLICE_BYTES = 2**24  # of a weight that is computed with at a time: several copies are made on the way
 HELD_AS: dict[str, type[np.integer[Any]]] = {
     "int16": np.int16,
     "uint16": np.uint16,
@@ -89,13 +90,12 @@ class QuantizedWeight:
             weight: the float weight.
             scale: shape of `self.scale`; values beyond the codes saturate.
         """
-        codes = _codes(
-            np.asarray(weight, np.float32),
-            self.for_each_value(scale),
-            self.for_each_value(self.zero_point),
-            self.dtype,
-            self.code_range,
-        )
+        values = np.asarray(weight, np.float32)
+        scales, zero_points = self.for_each_value(scale), self.for_each_value(self.zero_point)
+        codes = np.empty(values.shape, HELD_AS[self.dtype])
+        for rows in _slices(values):
+            arrays = (values[rows], _rows_of(scales, rows, values), _rows_of(zero_points, rows, values))
+            codes[rows] = _codes(*arrays, self.dtype, self.code_range)
         return replace(self, codes=codes, scale=np.asarray(scale, np.float32))
 
     def for_each_value(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -122,7 +122,7 @@ def quantize_weight(weight: Weight, scheme: Scheme, axis: int | None = None) -> 
         TrialError: the weight holds NaN or infinity, or groups have no axis or no size.
     """
     values = np.asarray(weight, np.float32)
-    if not np.isfinite(values).all():
+    if not all(np.isfinite(values[rows]).all() for rows in _slices(values)):
         raise TrialError("the weight holds NaN or infinity, which have no code. Leave the op in float32.")
     grouped = scheme.granularity == "per_group"
     if grouped and (axis is None or not scheme.group_size):
@@ -151,7 +151,7 @@ def packed(codes: CodeArray, dtype: str) -> bytes:
     """Codes in ONNX's `raw_data`: little endian; rule 3."""
     flat = np.ravel(codes)
     if dtype not in FOUR_BIT_DTYPES:
-        return flat.astype(flat.dtype.newbyteorder("<")).tobytes()
+        return flat.astype(flat.dtype.newbyteorder("<"), copy=False).tobytes()
     halves = np.zeros(flat.size + flat.size % 2, np.uint8)
     halves[: flat.size] = flat.astype(np.uint8) & 0xF
     return (halves[::2] | halves[1::2] << 4).tobytes()
@@ -172,7 +172,9 @@ def _parameters(values: Float32Array, scheme: Scheme, axis: int | None) -> tuple
     elif scheme.granularity == "per_channel":
         shape = (values.shape[axis],)
         n_values = values.size // max(values.shape[axis], 1)
-        parts = iter([np.moveaxis(values, axis, 0).reshape(values.shape[axis], n_values)])
+        channels = np.moveaxis(values, axis, 0)
+        slices = (channels[rows] for rows in _slices(channels))
+        parts = (part.reshape(len(part), n_values) for part in slices)
     else:
         assert scheme.group_size
         n_groups = -(-values.shape[axis] // scheme.group_size)
@@ -184,6 +186,20 @@ def _parameters(values: Float32Array, scheme: Scheme, axis: int | None) -> tuple
     if axis is not None and scheme.granularity == "per_group":
         scale, zero_point = np.moveaxis(scale, 0, axis), np.moveaxis(zero_point, 0, axis)
     return scale.copy(), zero_point.copy()
+
+
+def _slices(values: NDArray[Any]) -> list[Any]:
+    """Parts along axis 0 that are small enough to be computed with at a time."""
+    if not values.ndim or values.nbytes <= SLICE_BYTES:
+        return [...]
+    n_rows = max(1, SLICE_BYTES * len(values) // values.nbytes)
+    return [slice(i, i + n_rows) for i in range(0, len(values), n_rows)]
+
+
+def _rows_of(parameters: NDArray[Any], rows: Any, values: NDArray[Any]) -> NDArray[Any]:
+    """Parameters of some rows: all of them where they are the same for all rows."""
+    differ = rows is not ... and parameters.ndim == values.ndim and len(parameters) > 1
+    return parameters[rows] if differ else parameters
 
 
 def _groups(values: Float32Array, size: int) -> Iterator[Float32Array]:

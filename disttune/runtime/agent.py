@@ -173,7 +173,8 @@ class Agent:
                 self._equipment.take_bytes(message)
                 self._begin_next()
             case SendFile():
-                self._send_to(message.to, self._equipment.bytes_of(message.name))
+                for part in self._equipment.bytes_of(message.name):
+                    self._send_to(message.to, part)
             case CancelWork():
                 self._cancel_work(message.key)
             case GoOn():

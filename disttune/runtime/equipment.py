@@ -4,10 +4,11 @@ The replica, the statistics and the results of works are in memory files: of thi
 the node, or fetched from rank 0.
 """
 
+import pickle
 from collections.abc import Callable
 
 from disttune.quantize.work import Work
-from disttune.runtime.memory_files import MemoryFiles
+from disttune.runtime.memory_files import ArrivingFile, MemoryFiles
 from disttune.runtime.messages import (
     FileBytes,
     HaveFile,
@@ -24,6 +25,9 @@ from disttune.runtime.scratch import Scratch
 from disttune.runtime.work_messages import KeepResult, LearnResults, ResultKept, UseResult
 
 REPLICA, STATISTICS = "replica", "statistics"
+
+
+PART_BYTES = 2**28
 
 
 class Equipment:
@@ -45,6 +49,7 @@ class Equipment:
         self._fetched: dict[str, Work] = {}  # on their way, by key
         self._known: dict[str, tuple[Work, OpenFile | str]] = {}
         self._to_hand: list[tuple[Work, OpenFile | str]] = []
+        self._arriving: dict[str, ArrivingFile] = {}
 
     @property
     def is_fetching(self) -> bool:
@@ -81,20 +86,28 @@ class Equipment:
         self._tell(ResultKept(message.key, self._results.file(message.key), nonce))
 
     def take_bytes(self, message: FileBytes) -> None:
-        """A file has come from another node."""
+        """A file, or a part of it, has come from another node."""
         name = message.name
-        if name in self._fetched:
+        if not message.is_last or name in self._arriving:
+            self._arriving.setdefault(name, ArrivingFile()).add(message.data)
+            if message.is_last:
+                self._files.adopt(name, self._arriving.pop(name).finished())
+                self._arrived(name)
+        elif name in self._fetched:
             self._results.keep_bytes(name, message.data)
             self._tell(HaveFile(name, self._results.file(name)))
             self._know(self._fetched.pop(name), self._results.file(name))
         else:
             self._files.keep(name, message.data)
-            self._tell(HaveFile(name, self._files.file(name)))
-            self._load(name)
+            self._arrived(name)
 
-    def bytes_of(self, name: str) -> FileBytes:
-        """A file for another node."""
-        return FileBytes(name, (self._results if name in self._results else self._files).raw(name))
+    def bytes_of(self, name: str) -> list[FileBytes]:
+        """A file for another node: in parts when it is large (MPI counts bytes in 31 bits)."""
+        if name in self._results:
+            return [FileBytes(name, self._results.raw(name))]
+        raw = memoryview(self._files.raw(name))
+        parts = [pickle.PickleBuffer(raw[i : i + PART_BYTES]) for i in range(0, len(raw), PART_BYTES)]
+        return [FileBytes(name, part, is_last=part is parts[-1]) for part in parts]
 
     def hand_results(self) -> None:
         """Tell the idle trial process the results that it is to use."""
@@ -112,6 +125,10 @@ class Equipment:
         self._scratch.remove()
         self._files.close()
         self._results.close()
+
+    def _arrived(self, name: str) -> None:
+        self._tell(HaveFile(name, self._files.file(name)))
+        self._load(name)
 
     def _know(self, work: Work, result: OpenFile | str) -> None:
         self._known[work.key] = work, result

@@ -36,7 +36,6 @@ from disttune.quantize.excluded_tensors import excluded_tensors
 from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.graph import prepare, read_model
 from disttune.quantize.shared_tensors import SharedTensors
-from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.summary import input_specs, summarize
 from disttune.quantize.tensor_memory import TensorMemory
 from disttune.quantize.topology import default_opset
@@ -99,9 +98,8 @@ class JobData:
             InputError: something the user gave cannot be used.
         """
         check_providers(job.model.providers)
-        original = read_model(job.model.path)
-        if model_bytes(original) >= LARGE_BYTES:
-            raise ModelError(f"{job.model.path}: models of 2 GB and more cannot be tuned yet")
+        memory = TensorMemory()
+        original = read_model(job.model.path, memory)
         recorder = FileRecorder(job.folder, exclude=OWN_FILES)
         with recorder:
             unpacked = _unpacked(functions, handed)
@@ -116,6 +114,7 @@ class JobData:
         data = cls(
             job, unpacked, n_threads, prepared, summary, feeds, evaluators, directory, original, recorder
         )
+        data.memory = memory
         data.reference = data._reference_outputs()
         data.evaluators = _with_reference(evaluators, data.reference)
         data.warnings = tuple(warnings)

@@ -4,7 +4,35 @@ import os
 from typing import Any
 
 from disttune.runtime.messages import OpenFile
-from disttune.runtime.replica import Replica, copy_to_memory_file, create_memory_file, open_source
+from disttune.runtime.replica import (
+    END,
+    END_OFFSET,
+    Replica,
+    copy_to_memory_file,
+    create_memory_file,
+    open_source,
+    write_at,
+)
+
+
+class ArrivingFile:
+    """A memory file that comes from another node part by part."""
+
+    def __init__(self) -> None:
+        self.descriptor = create_memory_file()
+        self._n_bytes = 0
+
+    def add(self, data: Any) -> None:
+        """Take the next part."""
+        view = memoryview(data).cast("B")
+        os.ftruncate(self.descriptor, self._n_bytes + len(view))
+        write_at(self.descriptor, view, self._n_bytes)
+        self._n_bytes += len(view)
+
+    def finished(self) -> int:
+        """The descriptor of the whole file."""
+        write_at(self.descriptor, END.pack(0), END_OFFSET)  # what is on the shelf there has not come along
+        return self.descriptor
 
 
 class MemoryFiles:
@@ -36,6 +64,10 @@ class MemoryFiles:
     def keep(self, name: str, data: Any) -> None:
         """Hold bytes that came from another node."""
         self._descriptors[name] = copy_to_memory_file(data)
+
+    def adopt(self, name: str, descriptor: int) -> None:
+        """Hold a file that came from another node in parts."""
+        self._descriptors[name] = descriptor
 
     def raw(self, name: str) -> Any:
         """The whole file."""

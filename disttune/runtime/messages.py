@@ -312,8 +312,17 @@ class SendFile(ToAgent):
 
 @dataclass(frozen=True, slots=True)
 class FileBytes(ToAgent):
+    """A memory file, or a part of it: parts come in order.
+
+    Args:
+        name: of the file.
+        data: bytes of it.
+        is_last: whether the file is whole now.
+    """
+
     name: str
     data: Any
+    is_last: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from disttune.evaluate.evaluators import (
 from disttune.evaluate.probes import ProbeTools, find_probe
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.counts import count_quantized
-from disttune.quantize.digest import model_digest, serialize
+from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import (
     MakesBlueprints,
     UsesStatistics,
@@ -38,6 +38,7 @@ from disttune.quantize.engine import (
 )
 from disttune.quantize.export import save_model
 from disttune.quantize.shared_tensors import SharedTensors
+from disttune.quantize.size import model_bytes
 from disttune.quantize.statistics.statistics import Statistics
 from disttune.quantize.target_check import check_target
 from disttune.quantize.work import Results, Work
@@ -367,7 +368,7 @@ class TrialWorker:
         proto = engine.build(plain)
         if error := too_new(proto, limits):
             raise TrialError(f"the quantized model {error}")
-        size_bytes = len(serialize(proto))
+        size_bytes = model_bytes(proto)
         return BuiltModel(candidate.digest, proto, model_digest(proto), size_bytes, count_quantized(proto))
 
     def _the_engines(self) -> Engines:

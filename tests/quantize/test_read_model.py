@@ -6,7 +6,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from disttune.config.errors import ModelError
-from disttune.quantize.graph import check_model, read_model
+from disttune.quantize import graph
+from disttune.quantize.digest import model_digest
+from disttune.quantize.graph import check_model, prepare, read_model
+from disttune.quantize.tensor_memory import TensorMemory, in_memory
 from tests.models import Graph, tiny_cnn, value, with_branches
 
 
@@ -128,3 +131,40 @@ def test_bfloat16_weights_are_refused():
     model.graph.initializer[0].data_type = TensorProto.BFLOAT16
     with pytest.raises(ModelError, match="bfloat16 weights"):
         check_model(model)
+
+
+def test_external_data_of_a_large_model_is_mapped_and_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "LARGE_BYTES", 10_000)
+    g = Graph()
+    h = g.node("MatMul", "x", g.weight("w", 64, 80))
+    g.node("Add", h, g.weight("b", 80), output="y")
+    plain = g.model([value("x", ["N", 64])], [value("y", ["N", 80])])
+    expected = model_digest(plain), model_digest(prepare(plain))
+    onnx.save(plain, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    memory = TensorMemory()
+
+    model = read_model(tmp_path / "m.onnx", memory)
+
+    assert [in_memory(t) for t in model.graph.initializer] == [True, False]
+    warnings: list[str] = []
+    prepared = prepare(model, warnings.append)
+    assert (model_digest(model), model_digest(prepared)) == expected
+    assert warnings == [
+        "the model is large: 0.0 GB of weights were left as they are while the graph was optimized "
+        "(what is computed from them alone stays in the graph)"
+    ]
+
+
+def test_an_old_large_model_is_raised(tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "LARGE_BYTES", 10_000)
+    g = Graph()
+    g.node("MatMul", "x", g.weight("w", 64, 80), output="y")
+    plain = g.model([value("x", ["N", 64])], [value("y", ["N", 80])], opset=11)
+    expected = model_digest(prepare(plain))
+    onnx.save(plain, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin")
+    memory = TensorMemory()
+
+    prepared = prepare(read_model(tmp_path / "m.onnx", memory))
+
+    assert prepared.opset_import[0].version == 13
+    assert model_digest(prepared) == expected
