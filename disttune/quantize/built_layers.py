@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
 from disttune.quantize.algorithms.layout import LayerLayout, layout_of
 from disttune.quantize.editing import GraphEditor, attribute
+from disttune.quantize.tensor_memory import tensor_values
 
 Floats = NDArray[np.float64]
 Array = NDArray[Any]
@@ -70,7 +71,7 @@ class FloatLayers:
 
     def weight(self, op: str) -> Floats:
         """Shape (n_parts, K, N)."""
-        weight = numpy_helper.to_array(self._weights[self._nodes[op].input[1]])
+        weight = tensor_values(self._weights[self._nodes[op].input[1]])
         return layout_of(self._nodes[op], weight.shape).weight(weight)
 
     def alpha(self, op: str) -> float:

@@ -1,6 +1,6 @@
 """Whether two float models compute the same, on given inputs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from disttune.quantize.digest import serialize
+from disttune.quantize.shared_tensors import give_to_session, session_model
 
 Feed = Mapping[str, NDArray[Any]]
 # A change of the float graph is taken back from here on; rounding alone leaves 1e-6.
@@ -16,7 +17,7 @@ MOST_DIFFERENCE = 1e-4
 N_CHECKED = 2  # feeds
 
 
-def largest_difference(before: ModelProto, after: ModelProto, feeds: Iterable[Feed]) -> float:
+def largest_difference(before: ModelProto, after: ModelProto, feeds: Sequence[Feed]) -> float:
     """Largest difference of any float output over the largest magnitude of that output.
 
     Args:
@@ -25,19 +26,22 @@ def largest_difference(before: ModelProto, after: ModelProto, feeds: Iterable[Fe
     Returns:
         0 for equal outputs; infinity where only one of them is not finite, or other outputs differ at all.
     """
-    sessions = [_session(model) for model in (before, after)]
     worst = 0.0
-    for feed in feeds:
-        pairs = zip(*(session.run(None, dict(feed)) for session in sessions), strict=True)
-        worst = max([worst, *(_difference(np.asarray(a), np.asarray(b)) for a, b in pairs)])
+    for one, other in zip(plain_outputs(before, feeds), plain_outputs(after, feeds), strict=True):
+        pairs = zip(map(np.asarray, one), map(np.asarray, other), strict=True)
+        worst = max([worst, *(_difference(a, b) for a, b in pairs)])
     return worst
 
 
-def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+def plain_outputs(model: ModelProto, feeds: Iterable[Feed]) -> list[list[Any]]:
+    """All outputs for each feed, without graph optimizations, on the CPU."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(serialize(model), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4
+    named, values = session_model(model)
+    give_to_session(values, options)
+    session = onnxruntime.InferenceSession(serialize(named), options, providers=["CPUExecutionProvider"])
+    return [session.run(None, dict(feed)) for feed in feeds]  # the values are kept until here
 
 
 def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:

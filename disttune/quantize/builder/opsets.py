@@ -9,7 +9,6 @@
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import onnxruntime
 from onnx import ModelProto, helper, version_converter
 
 from disttune.config.errors import TrialError
@@ -19,10 +18,9 @@ from disttune.quantize.builder.float_model import (
     read_float_model,
 )
 from disttune.quantize.builder.writer import MS_DOMAIN, add_tensors
-from disttune.quantize.digest import serialize
+from disttune.quantize.equivalence import plain_outputs
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.quiet import quiet_onnxruntime
-from disttune.quantize.shared_tensors import give_to_session, session_model
 from disttune.quantize.tensor_memory import is_large, without_large_tensors
 from disttune.quantize.topology import default_opset
 from disttune.quantize.weights import FOUR_BIT_DTYPES
@@ -102,19 +100,8 @@ def _convert(prepared: ModelProto, opset: int, feeds: Sequence[Feed]) -> FloatMo
     whole.CopyFrom(raised)
     del whole.graph.initializer[:]
     add_tensors(whole, model.constants)
-    for feed in feeds:
-        for before, after in zip(_outputs(prepared, feed), _outputs(whole, feed), strict=True):
+    for one, other in zip(plain_outputs(prepared, feeds), plain_outputs(whole, feeds), strict=True):
+        for before, after in zip(one, other, strict=True):
             if not np.allclose(before, after, rtol=0, atol=_TOLERANCE * float(np.abs(before).max(initial=0))):
                 raise ValueError("raised, it gives other outputs")
     return model
-
-
-def _outputs(model: ModelProto, feed: Feed) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    named, values = session_model(model)
-    give_to_session(values, options)
-    session = onnxruntime.InferenceSession(serialize(named), options, providers=["CPUExecutionProvider"])
-    outputs: list[np.ndarray] = session.run(None, dict(feed))
-    return outputs
