@@ -90,7 +90,7 @@ class GraphEditor:
     def set_constant(self, node: NodeProto, position: int, values: Array) -> None:
         """Give a node other values for a constant input; other readers keep what they have."""
         name = node.input[position] if position < len(node.input) else ""
-        array = np.ascontiguousarray(values, dtype=np.float32)
+        array = np.asarray(values, np.float32, order="C")
         if not name or name in self._beside or len(self.readers(name)) > 1 or not self.is_free(name):
             wanted = name or f"{node.name}_bias"
             self.set_input(node, position, self.add_constant(wanted, array))

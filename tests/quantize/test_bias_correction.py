@@ -289,3 +289,15 @@ def test_matmulnbits_is_corrected_too(make, recipe):
 
 def packed_engine(model: ModelProto, n: int = 8) -> FastEngine:
     return FastEngine(model, None, feeds(model, n), EngineSettings(weight_only_format="matmulnbits"))
+
+
+@pytest.mark.parametrize("recipe", ["fast_bias_correction", "bias_correction"])
+def test_the_mean_output_of_a_transformer_comes_closer(recipe):
+    model = prepare(attention())
+    samples = feeds(model, 8)
+    config = static("int4", per_channel=False)
+    plain, corrected = (
+        engine(model).build(candidate(model, config, **recipes)) for recipes in ({}, {recipe: True})
+    )
+    before, after = (np.abs(_gap_behind(model, m, "y", "down", samples)).max() for m in (plain, corrected))
+    assert after < 0.7 * before

@@ -8,11 +8,13 @@ from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
 from disttune.quantize.graph import prepare
+from disttune.quantize.tensor_memory import TensorMemory
 from disttune.quantize.work import complete
 from disttune.space.candidate import Candidate
 from tests.models import attention, depthwise_cnn, feeds, tiny_cnn
 from tests.quantize.engines import static
 from tests.quantize.passes.measured import applied
+from tests.quantize.test_tensor_memory import beside
 
 RECIPES = [
     (tiny_cnn, {"cross_layer_equalization": True}),
@@ -115,3 +117,21 @@ def test_auto_alpha_knows_whether_weights_have_one_scale():
         told = {} if per_channel else {"smooth_quant_per_tensor": True}
         changed = applied("smooth_quant", prepared, samples, **recipes, **told).model
         assert model_digest(built) == model_digest(engine(changed).build(Candidate.of(ops)))
+
+
+@pytest.mark.parametrize("make", [tiny_cnn, attention])
+def test_recipes_take_weights_that_stand_in_memory(make):
+    prepared, memory = prepare(make()), TensorMemory()
+    recipes = dict.fromkeys(
+        (
+            "cross_layer_equalization",
+            "smooth_quant",
+            "weight_correction",
+            "fast_bias_correction",
+            "bias_correction",
+        ),
+        True,
+    )
+    expected = engine(prepared).build(candidate(prepared, recipes))
+    changed = beside(prepared, memory)
+    assert model_digest(engine(changed).build(candidate(prepared, recipes))) == model_digest(expected)
