@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from disttune.api.base_tuning.criteria import as_section, directed
 from disttune.api.functions import drain, pack
 from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY, LogFormat, dismiss, serve, tune_job
+from disttune.config.algorithms import config_from_dict
 from disttune.config.errors import InputError, RunDirectoryError, UserCodeError
 from disttune.config.job import Job
 from disttune.config.job_file import job_from_dict, load_job
@@ -148,23 +149,32 @@ def _job_of(model: Any, tune_config: Any, path: Path) -> Job:
 def _require_functions(job: Job, has_eval_fn: bool, has_reader: bool) -> None:
     if not has_eval_fn and not job.evaluation.entries:
         raise UserCodeError("eval_fn is missing: autotune needs it to tell how good a model is")
-    if job.quantization.approach != "dynamic" and not has_reader and not job.calibration.given:
+    if has_reader or job.calibration.given:
+        return
+    configs = job.tuning.strategy_kwargs.get("configs")
+    if configs is None:
+        approach: str = job.quantization.approach
+        needing = [] if approach in ("dynamic", "weight_only") else [approach]
+    else:
+        needing = [c.algorithm for c in map(config_from_dict, configs) if c.needs_data]
+    if needing:
         raise InputError(
-            f"calibration_data_reader is missing: {job.quantization.approach} quantization measures ranges "
-            "on data (DynamicQuantConfig needs none)"
+            f"calibration_data_reader is missing: {needing[0]} quantization measures the model on data "
+            "(DynamicQuantConfig, RTNConfig and HQQConfig need none)"
         )
 
 
 def _sections(config: TuningConfig) -> dict[str, Any]:
     """The job sections a `TuningConfig` stands for."""
     configs = config.configs()
-    algorithms = {c.algorithm for c in configs}
     sizes = {size for c in configs if (size := getattr(c, "calibration_sampling_size", None)) is not None}
     if len(sizes) > 1:
         raise InputError(
             f"TuningConfig: calibration_sampling_size holds {sorted(sizes)}; give one size for all configs"
         )
-    approach = "auto" if len(algorithms) > 1 else next(iter(algorithms))
+    approaches = frozenset[str]().union(*(c.approaches for c in configs)) - {"float"}
+    others = approaches - {"weight_only"}
+    approach = "auto" if len(others) > 1 else next(iter(others or approaches))
     return {
         "tuning": {
             "strategy": config.strategy,

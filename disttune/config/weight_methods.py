@@ -48,6 +48,7 @@ class WeightMethod:
 
 
 def _method(name: str, uses_data: bool, summary: str, **options: OptionValue) -> WeightMethod:
+    options["accuracy_level"] = 0  # of MatMulNBits; 0: the job's
     return WeightMethod(name, MappingProxyType(options), uses_data, summary)
 
 

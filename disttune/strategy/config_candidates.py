@@ -1,12 +1,15 @@
 """Config sets as candidates: what each config stands for, and the space that a set spans."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from disttune.config.algorithms import AlgorithmConfig, config_from_dict, expand_config_set
+from disttune.config.algorithms.weight_only import WeightOnlyConfig
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
+from disttune.config.recipes import RECIPES, RecipeValue
 from disttune.config.schemes import FLOAT32, OpConfig
 from disttune.space.candidate import Candidate
 from disttune.space.options import without_inert_parts
@@ -27,7 +30,8 @@ def expanded(configs: Sequence[AlgorithmConfig | Mapping[str, Any]]) -> list[Alg
         raise InputError("[tuning] strategy_kwargs.configs is empty; give at least one")
     singles = expand_config_set(given)
     for config in singles:
-        _check_model_parameters(config)
+        for part in getattr(config, "configs", (config,)):
+            _check_model_parameters(part)
     return singles
 
 
@@ -44,21 +48,48 @@ def candidate_of(config: AlgorithmConfig, tuning: Tuning) -> Candidate:
     Raises:
         InputError: it names an op or op type that the model does not have.
     """
+    ops = {op.name: op for op in tuning.summary.ops}
+    chosen = dict.fromkeys(tuning.space.ops, FLOAT32)
+    for part in reversed(getattr(config, "configs", (config,))):  # of a composed one the first holds
+        chosen |= _chosen(part, tuning)
+    chosen |= _local(config, chosen, tuning)
+    configs = {op: without_inert_parts(c, ops[op].weight) for op, c in chosen.items()}
+    return Candidate.of(configs, {**tuning.space.recipes, **_other_than_usual(config.recipes())})
+
+
+def _chosen(config: AlgorithmConfig, tuning: Tuning) -> dict[str, OpConfig]:
+    """Config of every op that a config quantizes."""
     op_config = config.op_config()
-    wanted = _quantized_ops(config, op_config, tuning)
-    weights = {op.name: op.weight for op in tuning.summary.ops}
-    return Candidate.of(
-        {
-            op: without_inert_parts(op_config, weights[op]) if op in wanted else FLOAT32
-            for op in tuning.space.ops
-        },
-        tuning.space.recipes,
-    )
+    chosen = dict.fromkeys(_quantized_ops(config, op_config, tuning), op_config)
+    return chosen | _local(config, chosen, tuning)
+
+
+def _local(config: AlgorithmConfig, chosen: Mapping[str, OpConfig], tuning: Tuning) -> dict[str, OpConfig]:
+    """Config of every op that a local config is for: a type's of what is quantized, a name's in any case."""
+    types, sources = tuning.space.types, {op.name: (op.name, *op.sources) for op in tuning.summary.ops}
+    by_type: dict[str, OpConfig] = {}
+    by_name: dict[str, OpConfig] = {}
+    for key, local in config.local:
+        of_type = [op for op in tuning.space.ops if types[op] == key]
+        of_name = [op for op in tuning.space.ops if any(re.fullmatch(key, name) for name in sources[op])]
+        if not of_type and not of_name:
+            raise InputError(f"config set: local config: {unknown_name('op', key, sources)}")
+        by_type |= {op: local.op_config() for op in of_type if op in chosen}
+        by_name |= {op: local.op_config() for op in of_name}
+    return by_type | by_name
+
+
+def _other_than_usual(recipes: Mapping[str, RecipeValue]) -> dict[str, RecipeValue]:
+    return {name: v for name, v in recipes.items() if v != RECIPES[name].default}
 
 
 def _quantized_ops(config: AlgorithmConfig, op_config: OpConfig, tuning: Tuning) -> set[str]:
     space, ops = tuning.space, tuning.summary.ops
     wanted = {op for op in space.ops if any(o.approach == op_config.approach for o in space.options[op])}
+    if isinstance(config, WeightOnlyConfig):
+        _require_known("operator type", config.white_list or (), {op.op_type for op in ops})
+        with_weight = {op.name for op in ops if op.weight and op.op_type in config.op_types}
+        wanted = with_weight.intersection(space.ops) if op_config.quantized else set()
     types = getattr(config, "op_types_to_quantize", None)
     if types is not None:
         _require_known("operator type", types, {op.op_type for op in ops})

@@ -204,7 +204,7 @@ def test_equal_configs_have_equal_hashes():
     ({"algorithm": "static", "per_chanel": True},
      'StaticQuantConfig: no parameter "per_chanel". Nearest: "per_channel"'),
     ({"algorithm": "statik"}, 'no algorithm "statik". Nearest: "static"'),
-    ({"per_channel": True}, 'an algorithm config needs "algorithm": one of dynamic, static'),
+    ({"per_channel": True}, 'an algorithm config needs "algorithm": one of awq, composed, dynamic,'),
 ])  # fmt: skip
 def test_wrong_dictionary_is_told(data, text):
     with pytest.raises(InputError) as caught:
@@ -220,7 +220,9 @@ def test_dictionary_of_another_algorithm_is_refused():
 
 
 def test_shipped_algorithms_are_found_by_name():
-    assert algorithm_names() == ["dynamic", "static"]
+    assert algorithm_names() == [
+        "awq", "composed", "dynamic", "gptq", "hqq", "rtn", "smooth_quant", "static",
+    ]  # fmt: skip
     assert algorithm_class("static") is StaticQuantConfig
 
 

@@ -99,7 +99,7 @@ def test_a_missing_keyword_is_named():
     [
         (3, "strategy sequential refuses them: TypeError: 'int' object is not iterable"),
         (["static"], "an algorithm config is a table such as {algorithm = \"static\"}, not 'static'"),
-        ([{"algorithm": "statik"}], 'no algorithm "statik". Nearest: "static". All: dynamic, static.'),
+        ([{"algorithm": "statik"}], 'no algorithm "statik". Nearest: "static". All: awq,'),
     ],
 )
 def test_a_keyword_of_the_wrong_kind_is_the_users_mistake(configs, message):

@@ -5,7 +5,7 @@ Names and order of the parameters are those of ONNX neural-compressor's DynamicQ
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from disttune.config.algorithms.algorithm_config import AlgorithmConfig
 from disttune.config.algorithms.parameter import (
@@ -18,7 +18,7 @@ from disttune.config.algorithms.parameter import (
     per_op,
 )
 from disttune.config.algorithms.registry import register_algorithm
-from disttune.config.schemes import OpConfig, Scheme
+from disttune.config.schemes import Approach, OpConfig, Scheme
 
 _WEIGHT_TYPES = {"int8": "int8", "uint8": "uint8", "QInt8": "int8", "QUInt8": "uint8"}
 _ACTIVATION_TYPES = {"uint8": "uint8", "QUInt8": "uint8"}
@@ -40,6 +40,8 @@ class DynamicQuantConfig(AlgorithmConfig):
             several values.
         nodes_to_exclude: names of nodes left in float. A list of lists holds several values.
     """
+
+    approach: ClassVar[Approach] = "dynamic"
 
     weight_type: Any = field(default="int8", metadata=per_op(one_of(_WEIGHT_TYPES)))
     activation_type: Any = field(default="uint8", metadata=per_op(one_of(_ACTIVATION_TYPES)))

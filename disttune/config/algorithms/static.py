@@ -6,7 +6,7 @@ what does not apply here (the reader is handed to `autotune`, external data is w
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from disttune.config.algorithms.algorithm_config import AlgorithmConfig
 from disttune.config.algorithms.parameter import (
@@ -20,7 +20,7 @@ from disttune.config.algorithms.parameter import (
     per_op,
 )
 from disttune.config.algorithms.registry import register_algorithm
-from disttune.config.schemes import OpConfig, Scheme, parse_method
+from disttune.config.schemes import Approach, OpConfig, Scheme, parse_method
 
 _TYPES = {"int8": "int8", "uint8": "uint8", "QInt8": "int8", "QUInt8": "uint8"}
 _METHODS = {
@@ -51,6 +51,8 @@ class StaticQuantConfig(AlgorithmConfig):
             several values.
         nodes_to_exclude: names of nodes left in float. A list of lists holds several values.
     """
+
+    approach: ClassVar[Approach] = "static"
 
     weight_type: Any = field(default="int8", metadata=per_op(one_of(_TYPES)))
     activation_type: Any = field(default="uint8", metadata=per_op(one_of(_TYPES)))

@@ -7,6 +7,7 @@ or beta) stays a DequantizeLinear in front of the op. The bias of a Gemm is adde
 from collections.abc import Mapping, Sequence
 
 from disttune.config.schemes import FLOAT8_DTYPES, OpConfig, Scheme
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.builder.constants import ConstantStore, Floats
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
 from disttune.quantize.builder.nbits_tensors import LEAST_BLOCK, NBits
@@ -72,14 +73,21 @@ class NBitsWriter:
         inputs = (reads[0], *self._constants(node, constants))
         attributes = {"K": constants.n_rows, "N": constants.n_columns, "bits": constants.bits}
         attributes["block_size"] = constants.block_size
-        if self._accuracy_level:
-            attributes["accuracy_level"] = self._accuracy_level
+        if level := self._level(node):
+            attributes["accuracy_level"] = level
         bias = reads[2] if len(reads) > 2 else ""
         product = self._writer.new_name(f"{node.name}_product") if bias else outputs[0]
         name = f"{node.name}_Q{constants.bits}"
         self._writer.add_node("MatMulNBits", inputs, (product,), name, attributes, MS_DOMAIN)
         if bias:
             self._writer.add_node("Add", (product, bias), outputs, f"{node.name}_Add")
+
+    def _level(self, node: FloatNode) -> int:
+        """Accuracy level that the op's own scheme asks for, else the job's."""
+        scheme = self._configs[node.name].weight
+        assert scheme is not None
+        own = scheme.option("accuracy_level") if scheme.method in WEIGHT_METHODS else 0
+        return int(own) or self._accuracy_level
 
     def _weight(self, node: FloatNode) -> tuple[str, ConstantScheme]:
         """Name in the float model, and scheme."""
