@@ -54,7 +54,7 @@ def descend(objective: Objective, grid: Grid, codes: CodeArray) -> CodeArray:
         objective.gram,
         np.ascontiguousarray((objective.gram @ (objective.weight - grid.values(codes[None])[0])).T),
         np.broadcast_to(grid.steps(n_rows)[0], codes.shape).T,
-        np.ascontiguousarray(codes.T),
+        codes.T.copy(),  # also of one column, whose turned form is the same memory
     )
     for start in range(0, codes.shape[1], _COLUMNS):
         _descend(turned.columns(slice(start, start + _COLUMNS)), grid.codes)

@@ -106,9 +106,10 @@ def test_parts_are_independent() -> None:
         assert np.array_equal(find_layer_algorithm("flip").solve(alone).codes[0], codes[i])
 
 
-def test_start_may_be_any_codes() -> None:
-    objective, grid = _of(layer(12, 4, int4("flip")))
-    start = np.zeros((12, 4), np.int32)
+@pytest.mark.parametrize("n_columns", [1, 4])
+def test_start_may_be_any_codes(n_columns: int) -> None:
+    objective, grid = _of(layer(12, n_columns, int4("flip")))
+    start = np.zeros((12, n_columns), np.int32)
     end = descend(objective, grid, start)
     assert not start.any()
     assert (
