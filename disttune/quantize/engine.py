@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from disttune.config.errors import InputError
+from disttune.config.errors import InputError, TrialError
 from disttune.config.nearest import unknown_name
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
@@ -106,6 +106,19 @@ class MakesBlueprints(Protocol):
     def blueprint(self, candidate: Candidate) -> Blueprint:
         """The model of a candidate, its large tensors beside it; raises what `Engine.build` does."""
         ...
+
+
+def check_float_types(candidate: Candidate) -> None:
+    """Refuse a candidate that wants ops in another float type than the model's.
+
+    Raises:
+        TrialError: names the op and the type.
+    """
+    configs = [candidate.default, *(config for _, config in candidate.exceptions)]
+    if all(config.float_type == "float32" for config in configs):
+        return
+    op, config = next((op, c) for op, c in candidate.configs().items() if c.float_type != "float32")
+    raise TrialError(f"op {op}: {config.float_type} is not built; ops stay in float32")
 
 
 def register_engine(name: str) -> Callable[[_E], _E]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from disttune.config.errors import TrialError
 from disttune.config.schemes import METHODS
 from disttune.config.weight_methods import WEIGHT_METHODS
-from disttune.quantize.engine import EngineSettings, register_engine
+from disttune.quantize.engine import EngineSettings, check_float_types, register_engine
 from disttune.quantize.work import Results, Work, complete
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
@@ -76,6 +76,7 @@ class FastEngine:
 
     def build(self, candidate: Candidate) -> ModelProto:
         """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""
+        check_float_types(candidate)
         if candidate.quantized_ops:
             return self.blueprint(candidate).model()
         from onnx import ModelProto
@@ -92,6 +93,7 @@ class FastEngine:
         Raises:
             TrialError: as `build`.
         """
+        check_float_types(candidate)
         complete(self, candidate)
         return self._variants.blueprint(candidate)
 

@@ -11,7 +11,8 @@ Pure. Rules:
    nothing would be left, the capability's options stay.
 5. Rows "on request" join the others where a section names something that they alone have; of what no section
    names they bring the values of the op's first row, or where it has none the first of their own.
-6. An op whose weight or activation dtype names float types only stays in float.
+6. An op whose weight or activation dtype names float types only stays in float. A float type that the
+   target lacks, there or as fallback, is an error.
 
 Source: INC 2.6, merge of `op_type_dict` and `op_name_dict` into the capability. What
 we do differently: the user's order is kept, a choice that only a later row offers is found there,
@@ -99,19 +100,14 @@ class UserOptions:
         """Sections that hold for an op, the later over the earlier."""
         return self._layers.get(op.name, ())
 
-    def float_key(self, layers: Sequence[Layer], op_type: str) -> str | None:
+    def float_key(self, layers: Sequence[Layer]) -> str | None:
         """Key of the section that leaves an op with these sections in float; None when none does."""
         holds = self._holding(layers)
         for part in DTYPES:
             if part in holds and all(v in FLOAT_DTYPES for v in holds[part].lists[part]):
                 for other in holds.keys() - {part}:
                     self._use(holds[other], other)
-                for value in holds[part].lists[part]:
-                    fate = self._fates[holds[part].key, part, value]
-                    if value in self._float_types:
-                        fate.used = True
-                    else:
-                        fate.lacking[op_type] = self._float_types
+                self._use(holds[part], part)
                 return holds[part].key
         return None
 
@@ -147,9 +143,20 @@ class UserOptions:
         for part, values in layer.lists.items():
             for value in values:
                 self._fates[key, part, value] = _Fate()
-        if section.fallback is not None and section.fallback not in self._float_types:
-            self._fates[key, "fallback", section.fallback] = _Fate()
+        self._check_float_types(layer, section.fallback)
         return layer
+
+    def _check_float_types(self, layer: Layer, fallback: str | None) -> None:
+        """Rule 6: refuse what would change nothing, or something else than asked for."""
+        asked = [("fallback", fallback)] if fallback is not None else []
+        only_floats = [p for p in DTYPES if all(v in FLOAT_DTYPES for v in layer.lists.get(p, ("",)))]
+        asked += [(part, value) for part in only_floats for value in layer.lists[part]]
+        for part, value in asked:
+            if value not in self._float_types:
+                raise InputError(
+                    f"[quantization] {layer.key} {part}: ops stay in {' or '.join(self._float_types)} here; "
+                    f'"{value}" is not built. Leave it out or take {self._float_types[0]}.'
+                )
 
     def _lay(self, layer: Layer, ops: Iterable[OpSummary]) -> None:
         for op in ops:

@@ -244,7 +244,7 @@ def _options_by_op(
         kind = (op.op_type, op.has_float_data, n_channels, *(layer.key for layer in layers))
         if kind not in known:
             fitting = _rows_of(op, rows)
-            in_float_by = user.float_key(layers, op.op_type)
+            in_float_by = user.float_key(layers)
             if in_float_by:
                 known[kind] = in_float_by if fitting else ()
             else:

@@ -17,7 +17,7 @@ from disttune.quantize.fast import FastEngine
 from disttune.quantize.target_check import TargetReport, check_target
 from disttune.space.capability import load_capability, target_names
 from disttune.space.space import Space, build_space
-from tests.models import attention, depthwise_cnn, feeds, mlp, tiny_cnn
+from tests.models import Graph, attention, depthwise_cnn, feeds, mlp, tiny_cnn, value
 from tests.quantize.engines import Tried, dynamic, outputs, static
 from tests.quantize.pairs import Pair
 
@@ -170,6 +170,16 @@ def test_weights_alone_fit_where_the_target_takes_them():
     fitting = [target for target in target_names() if check_target(model, target).fits]
     assert fitting == ["openvino", "ort-cpu"]
     assert outside_of(model, "tensorrt")["fc1"].endswith("beside float data")
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "openvino"])
+def test_weight_only_jobs_of_a_target_fit_it(target):
+    g = Graph()
+    g.node("MatMul", "x", g.weight("w", 128, 8), name="fc", output="y")
+    aimed = Aimed(g.model([value("x", ["N", 128])], [value("y", ["N", 8])]), target, approach="weight_only")
+    model = aimed.default()
+    assert dtypes(model) == {"int4"}
+    assert check_target(model, target).fits
 
 
 def test_mixed_activation_types_of_one_op_are_outside_qnn():

@@ -93,12 +93,12 @@ def test_every_value_that_the_target_lacks_is_told_in_one_warning():
     s = space(
         chain("Conv", "MatMul"),
         op_types={"Conv": {"activation": {"dtype": ["int8", "uint8"]}}},
-        op_names={"MatMul_.*": {"weight": {"dtype": "int16"}, "fallback": "bfloat16"}},
+        op_names={"MatMul_.*": {"weight": {"dtype": "int16"}}},
     )
     assert s.warnings == (
         '[quantization] left out, because target "ort-cpu" with approach "static", placement "speed" and '
         'this engine lacks it: op_types.Conv activation.dtype "int8"; op_names."MatMul_.*" '
-        'weight.dtype "int16" ("int8" stays); op_names."MatMul_.*" fallback "bfloat16".',
+        'weight.dtype "int16" ("int8" stays).',
     )
     assert s.options == space(chain("Conv", "MatMul")).options
 
@@ -166,10 +166,18 @@ def test_a_dtype_list_of_float_types_leaves_the_op_in_float(tensor: str):
     assert s.warnings == ()
 
 
-def test_a_float_type_that_the_target_lacks_means_float32_and_is_told():
-    s = space(chain("Conv", "MatMul"), op_names={"Conv_0": {"activation": {"dtype": ["float16"]}}})
-    assert s.ops == ("MatMul_1",)
-    assert 'op_names.Conv_0 activation.dtype "float16" ("float32" stays).' in s.warnings[0]
+@pytest.mark.parametrize(
+    ("options", "part", "dtype"),
+    [
+        ({"activation": {"dtype": ["float16"]}}, "activation.dtype", "float16"),
+        ({"weight": {"dtype": ["float32", "bfloat16"]}}, "weight.dtype", "bfloat16"),
+        ({"fallback": "float16"}, "fallback", "float16"),
+    ],
+)
+def test_a_float_type_that_the_target_lacks_is_refused(options, part, dtype):
+    told = rf'op_names\.Conv_0 {part}: ops stay in float32 here; "{dtype}" is not built\. Leave it out'
+    with pytest.raises(InputError, match=told):
+        space(chain("Conv", "MatMul"), op_names={"Conv_0": options})
 
 
 def test_a_float_type_beside_integer_types_takes_no_op_out():

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from disttune.config.errors import InputError
-from disttune.quantize.engine import EngineSettings, register_engine
+from disttune.quantize.engine import EngineSettings, check_float_types, register_engine
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 
@@ -45,4 +45,5 @@ class ReferenceEngine:
 
     def build(self, candidate: Candidate) -> ModelProto:
         """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""
+        check_float_types(candidate)
         return self._builder.build(candidate)
