@@ -7,7 +7,8 @@ Every node that reads or writes codes is held against the rows of the target's c
 2. A constant at the op's weight position is its weight; int32 codes are a bias, with zero points 0, or none
    where the target's recipe `quantize_bias` is off; other constants have the format of activations, the
    scales of normalizations that of weights.
-3. One row has to take weight and activations together. What an op writes may have the format of any row.
+3. One row has to take weight and activations together. What an op writes may have the format of any row;
+   for a target with `one_activation_dtype` it has the type of what the op reads.
 4. A weight beside float data is one that the target takes alone (`weights_alone`).
 5. An op without rows computes in float between DequantizeLinear and QuantizeLinear: its activations may have
    any format that the target has, but no weight of it has codes.
@@ -167,6 +168,9 @@ class _Checker:
         if not rows:
             faults += [(f"{w}, but the op has no quantized form", "a float weight") for w in weights]
             return faults + self._fitting([*data, *outputs], self._capability.rows)
+        several = sorted({named.format.dtype for named in (*data, *outputs)})
+        if self._capability.one_activation_dtype and len(several) > 1:
+            faults.append((f"activations of {' and '.join(several)}", "one type for all of them"))
         return faults + self._together(node, rows, weights, data) + self._fitting(outputs, rows)
 
     def _inputs(self, node: NodeProto) -> tuple[list["_Named"], list["_Named"], list["_Named"]]:
@@ -212,9 +216,6 @@ class _Checker:
         data: Sequence["_Named"],
     ) -> list[tuple[str, str]]:
         """Rule 3: the nearest row's fault, where no row takes everything."""
-        several = sorted({named.format.dtype for named in data})
-        if self._capability.one_activation_dtype and len(several) > 1:
-            return [(f"activations of {' and '.join(several)}", "one type for all of them")]
         for row in rows:
             if all(_takes(row.activation, d.format) for d in data) and all(
                 row.weight is not None and _takes(row.weight, w.format) and self._on_axis(node, w)

@@ -190,6 +190,16 @@ def test_mixed_activation_types_of_one_op_are_outside_qnn():
     assert found["residual"] == "activations of uint16 and uint8"
 
 
+def test_an_op_that_writes_another_type_than_it_reads_is_outside_qnn():
+    t = Pair(mlp())
+    model = t.build_fast(
+        {"fc1": static(per_channel=False), "fc2": static("int8", "uint16", per_channel=False)}
+    )
+    found = outside_of(model, "qnn")
+    assert "activations of uint16 and uint8" in found.values()
+    assert outside_of(model, "ort-cpu") == {}
+
+
 def test_a_float_model_fits_every_target():
     for target in target_names():
         report = check_target(mlp(), target)
