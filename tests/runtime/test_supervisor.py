@@ -209,3 +209,18 @@ def test_the_environment_has_none_of_mpis_variables_and_one_thread_for_blas(monk
     assert environment["MY_DATA"] == "/data"
     assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "1"
     assert environment["PATH"] == os.environ["PATH"]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=1", "glibc.malloc.check=1:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+    ],
+)
+def test_trial_process_takes_huge_pages_unless_the_user_says_otherwise(monkeypatch, given, found):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", given)
+    assert trial_environment()["GLIBC_TUNABLES"] == found
