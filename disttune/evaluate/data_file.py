@@ -2,7 +2,7 @@
 
 Layout of an `.npz`: an array named as an input of the model holds that input for all samples; one
 named `labels`, `label`, `targets`, `target`, `y` or as an output of the model holds the targets. A
-`.npy` holds the only input of a model.
+`.npy` holds the only input of a model, or the tokens of a language model.
 """
 
 import zipfile
@@ -23,6 +23,7 @@ from disttune.evaluate.feed_checks import (
     n_rows,
     plain_array,
 )
+from disttune.evaluate.token_windows import TOKENS
 from disttune.quantize.summary import InputSpec
 
 TARGET_NAMES = ("labels", "label", "targets", "target", "y")
@@ -104,6 +105,9 @@ def _read_arrays(path: Path, specs: Sequence[InputSpec], where: str) -> dict[str
 
 
 def _only_input(array: Array, specs: Sequence[InputSpec], where: str) -> dict[str, Array]:
+    tokens = [s.name for s in specs if s.name in TOKENS]
+    if len(specs) != 1 and len(tokens) == 1 and array.ndim == 2 and array.dtype.kind in "iu":
+        return {tokens[0]: array}
     if len(specs) != 1:
         names = ", ".join(s.name for s in specs)
         raise DataError(f"{where}: a .npy holds one input, the model has {len(specs)} ({names}); use an .npz")

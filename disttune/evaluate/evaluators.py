@@ -23,6 +23,7 @@ from disttune.evaluate.feed_checks import Array
 from disttune.evaluate.metric_value import finite_number
 from disttune.evaluate.metrics import Metric, find_metric
 from disttune.evaluate.samples import Runnable, SampleEvaluator
+from disttune.evaluate.token_windows import next_tokens, token_input
 from disttune.evaluate.user_code import (
     check_callable,
     code_file,
@@ -99,7 +100,8 @@ class Evaluator:
         """
         assert self.metric is not None
         blocks = list(zip(self.inputs, outputs, strict=True))
-        function = SampleEvaluator(blocks, self.metric.score, output_names=[self.output_name])
+        score, reduce = self.metric.score, self.metric.reduce
+        function = SampleEvaluator(blocks, score, reduce, output_names=[self.output_name])
         return replace(self, function=function, inputs=())
 
 
@@ -274,11 +276,30 @@ def _from_metric(
             raise DataError(
                 f'{where}: metric "{metric.name}" needs labels: add an array "labels", one for each sample'
             )
+        if metric.target == "next_tokens":
+            return replace(evaluator, function=_of_tokens(metric, data, input_specs, output_name, where))
         return replace(evaluator, inputs=data.feeds)
-    if metric.target == "labels":
+    if metric.target != "output":
         _check_labels(data, where)
     blocks = list(zip(data.feeds, data.targets, strict=True))
-    return replace(evaluator, function=SampleEvaluator(blocks, metric.score, output_names=[output_name]))
+    function = SampleEvaluator(blocks, metric.score, metric.reduce, output_names=[output_name])
+    return replace(evaluator, function=function)
+
+
+def _of_tokens(
+    metric: Metric, data: DataFile, input_specs: Sequence[InputSpec], output_name: str, where: str
+) -> SampleEvaluator:
+    """A metric of windows of tokens that are their own targets."""
+    blocks = []
+    for feed in data.feeds:
+        tokens = token_input(feed, input_specs)
+        if tokens is None:
+            raise DataError(
+                f'{where}: metric "{metric.name}" needs labels, or tokens as "input_ids" or the only integer '
+                "input, shape (windows, positions)"
+            )
+        blocks.append((feed, next_tokens(feed[tokens])))
+    return SampleEvaluator(blocks, metric.score, metric.reduce, output_names=[output_name])
 
 
 def _check_labels(data: DataFile, where: str) -> None:

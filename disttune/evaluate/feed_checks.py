@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from disttune.config.errors import DataError
 from disttune.config.nearest import unknown_name
+from disttune.evaluate.token_windows import with_what_belongs_to_tokens
 from disttune.quantize.summary import InputSpec
 
 Array = NDArray[Any]
@@ -19,7 +20,8 @@ def check_feed(
 ) -> tuple[Feed, list[str]]:
     """Copy a feed into plain arrays of the model's types, in the order of its inputs.
 
-    Integers are widened where nothing can be lost, and float64 becomes float32; both with a warning.
+    What belongs to windows of tokens is made where it is missing; integers are widened where nothing can be
+    lost, and float64 becomes float32; all with a warning.
     Any other difference in type is an error.
 
     Args:
@@ -42,11 +44,12 @@ def check_feed(
     for name in feed:
         if name not in names:
             raise DataError(f"{where}: the model has {unknown_name('input', str(name), names)}")
+    feed, made = with_what_belongs_to_tokens(feed, specs)
     missing = [name for name in names if name not in feed]
     if missing:
         raise DataError(f'{where}: input "{missing[0]}" is missing; expected {_listed(specs)}')
     arrays: Feed = {}
-    warnings: list[str] = []
+    warnings = [f"{where}: made for the windows of tokens: {', '.join(made)}"] if made else []
     for spec in specs:
         place = f'{where}, input "{spec.name}"'
         array = _cast(plain_array(feed[spec.name], place), spec, place, warnings)

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from disttune.config.errors import InputError, UserCodeError
 from disttune.config.nearest import unknown_name
+from disttune.evaluate.samples import Reduction
 
 Scores = NDArray[np.float64]
+Target = Literal["labels", "next_tokens", "output"]
 ScoreFunction = Callable[[Sequence[NDArray[Any]], NDArray[Any]], Scores]
 
 
@@ -30,21 +32,24 @@ class Metric:
         name: what users write in `evaluation.metric`.
         score: gives one number for each sample from the model's outputs and the targets.
         higher_is_better: direction.
-        target: what it is held against: class numbers ("labels"), or an output ("output"): then
-            the float model's outputs stand in where the data have no target.
+        target: what it is held against: class numbers ("labels"); the tokens that come next
+            ("next_tokens"), made from the tokens where the data have no target; or an output ("output"):
+            then the float model's outputs stand in.
+        reduce: the metric from the scores of all samples.
     """
 
     name: str
     score: ScoreFunction
     higher_is_better: bool
-    target: Literal["labels", "output"]
+    target: Target
+    reduce: Reduction = "mean"
 
 
 _REGISTERED: dict[str, Metric] = {}
 
 
 def register_metric(
-    name: str, *, higher_is_better: bool, target: Literal["labels", "output"] = "labels"
+    name: str, *, higher_is_better: bool, target: Target = "labels", reduce: Reduction = "mean"
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Decorator: make a score function known by the name users give in `evaluation.metric`.
 
@@ -52,6 +57,7 @@ def register_metric(
         name: of the metric.
         higher_is_better: direction.
         target: "labels" needs them in the data; "output" can do with the float model's outputs.
+        reduce: "mean" of the scores of all samples, "sum", or a function of them.
     """
 
     def register(score: ScoreFunction) -> ScoreFunction:
@@ -60,7 +66,7 @@ def register_metric(
             raise UserCodeError(
                 f'metric "{name}" is registered by {known.score.__module__} and {score.__module__}'
             )
-        _REGISTERED[name] = Metric(name, score, higher_is_better, target)
+        _REGISTERED[name] = Metric(name, score, higher_is_better, target, reduce)
         return score
 
     return register
