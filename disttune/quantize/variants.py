@@ -311,16 +311,20 @@ class Variants:
                 return channels
             result = find_pass(name).apply(model, dict(recipes), channels)
             skipped |= {f"{name}: {place}": reason for place, reason in result.skipped.items()}
+            if result.model is model:
+                continue
             difference = largest_difference(model, result.model, self._feeds[:N_CHECKED])
             if difference > MOST_DIFFERENCE:
                 skipped[name] = f"taken back: the outputs of the float model would differ by {difference:.2g}"
             else:
                 model = result.model
                 report += [f"{name}: {line}" for line in result.changed]
+        self._tell([*report, *(f"{place}: left as it is: {why}" for place, why in skipped.items())])
+        if model is self._prepared.model:  # it has statistics already
+            return replace(self._prepared, report=tuple(report), skipped=skipped)
         ranges = Ranges(lambda _: Statistics({}))
         if recipes in self._statistics:
             ranges.use(self._statistics[recipes])
-        self._tell([*report, *(f"{place}: left as it is: {why}" for place, why in skipped.items())])
         return self._variant(recipes, model, tuple(report), skipped, ranges)
 
     def _tell(self, lines: Sequence[str]) -> None:

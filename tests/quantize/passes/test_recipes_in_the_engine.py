@@ -11,7 +11,7 @@ from disttune.quantize.graph import prepare
 from disttune.quantize.tensor_memory import TensorMemory
 from disttune.quantize.work import complete
 from disttune.space.candidate import Candidate
-from tests.models import attention, depthwise_cnn, feeds, tiny_cnn
+from tests.models import attention, depthwise_cnn, feeds, shared_weight, tiny_cnn
 from tests.quantize.engines import static
 from tests.quantize.passes.measured import applied
 from tests.quantize.test_tensor_memory import beside
@@ -135,3 +135,12 @@ def test_recipes_take_weights_that_stand_in_memory(make):
     expected = engine(prepared).build(candidate(prepared, recipes))
     changed = beside(prepared, memory)
     assert model_digest(engine(changed).build(candidate(prepared, recipes))) == model_digest(expected)
+
+
+def test_a_recipe_that_changes_nothing_needs_no_statistics():
+    prepared = prepare(shared_weight())
+    wanted = candidate(prepared, {"cross_layer_equalization": True})
+    tried = engine(prepared)
+    expected = tried.build(candidate(prepared, {}))
+    assert tried.missing(wanted) == ()
+    assert model_digest(tried.build(wanted)) == model_digest(expected)
