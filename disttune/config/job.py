@@ -197,12 +197,13 @@ class TuningSection(Section):
 
 
 class RuntimeSection(Section):
-    """How the ranks work together; changes no result."""
+    """How the ranks work together; changes no result (`memory`: of the best)."""
 
     master_works: bool = Field(default=True, description="Whether rank 0 runs trials as well.")
     memory: Literal["private", "shared"] = Field(
         default="private",
-        description="shared: sessions read weights from memory that all ranks of a node share.",
+        description="shared: sessions hold no packed copy of the weights; only what may be best is measured "
+        "with one as well.",
     )
     isolation: Literal["process", "none"] = Field(
         default="process",

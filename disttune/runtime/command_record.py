@@ -115,6 +115,7 @@ def _result(command: Settle, t: float) -> ResultRecord:
         rank=outcome.rank,
         reason=outcome.reason,
         stderr_tail=outcome.stderr_tail,
+        packed=outcome.packed,
     )
 
 

@@ -163,14 +163,21 @@ class JobData:
         feeds = self.calibration(size).feeds
         return find_engine(quantization.engine)(self.prepared, self.summary, feeds, settings)
 
+    @property
+    def packs_weights(self) -> bool:
+        """Whether sessions pack weights, as they do by default, unless one is asked to."""
+        return self.job.runtime.memory != "shared"
+
     def model(
-        self, source: onnx.ModelProto | Blueprint, shared: SharedTensors | None = None
+        self,
+        source: onnx.ModelProto | Blueprint,
+        shared: SharedTensors | None = None,
+        packed: bool | None = None,
     ) -> QuantizedModel:
-        """What an evaluation gets."""
-        packed = self.job.runtime.memory != "shared"
-        return QuantizedModel(
-            source, self.n_threads, self.job.model.providers, self.directory, shared, packed
-        )
+        """What an evaluation gets; `packed` is as the job says when None."""
+        packed = self.packs_weights if packed is None else packed
+        providers = self.job.model.providers
+        return QuantizedModel(source, self.n_threads, providers, self.directory, shared, packed)
 
     def replica_parts(self) -> dict[str, Any]:
         """What other ranks need, by name."""

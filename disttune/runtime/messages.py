@@ -367,7 +367,10 @@ class RunTask(ToAgent):
 
 @dataclass(frozen=True, slots=True)
 class EvaluateModel(ToAgent):
+    """Go on with the evaluation; with `packed` in sessions that pack their weights whatever the job says."""
+
     assignment: int
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -360,7 +360,5 @@ def _require_available(job: Job) -> None:
     Raises:
         InputError: one of them is given.
     """
-    if job.runtime.memory == "shared":
-        raise InputError('[runtime] memory: "shared" is not available yet; leave it out')
     if job.quantization.accuracy_level:
         raise InputError("[quantization] accuracy_level: there is no weight-only algorithm yet; leave it out")

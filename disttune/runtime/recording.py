@@ -68,6 +68,7 @@ class JournalRecording:
             rank=record.rank,
             reason=record.reason,
             stderr_tail=record.stderr_tail,
+            packed=record.packed,
         )
 
     def was_cancelled(self, candidate: Candidate) -> bool:

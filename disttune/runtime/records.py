@@ -195,6 +195,7 @@ class ResultRecord(Record):
         seconds: quantizing and evaluation.
         evaluation_s: the evaluation alone.
         cancelled: ended by the job's timeout. This is no outcome: a resume runs the trial again.
+        packed: whether sessions packed their weights.
     """
 
     kind: ClassVar[str] = "result"
@@ -211,6 +212,7 @@ class ResultRecord(Record):
     reason: str = ""
     stderr_tail: str = ""
     cancelled: bool = False
+    packed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -281,7 +281,7 @@ class Search:
             case Assign():
                 self._assign(command)
             case Evaluate():
-                self._transport.send(command.rank, EvaluateModel(command.assignment))
+                self._transport.send(command.rank, EvaluateModel(command.assignment, command.packed))
             case Skip():
                 self._busy.discard(command.rank)
                 self._transport.send(command.rank, SkipModel(command.assignment))

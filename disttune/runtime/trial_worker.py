@@ -142,7 +142,7 @@ class TrialWorker:
             case RunTask():
                 return self._trial(message.assignment, lambda: self._build(message))
             case EvaluateModel():
-                return self._trial(message.assignment, lambda: self._evaluate(message.assignment))
+                return self._trial(message.assignment, lambda: self._evaluate(message))
             case RunWork():
                 return self._run_work(message.work)
             case LearnResults():
@@ -323,13 +323,14 @@ class TrialWorker:
         built, self._built_for = self._built, message.assignment
         return Built(message.assignment, built.model_digest, built.size_bytes, built.n_quantized)
 
-    def _evaluate(self, assignment: int) -> Answer:
-        built = self._built
+    def _evaluate(self, message: EvaluateModel) -> Answer:
+        built, data = self._built, self._data
         assert built is not None
-        assert self._built_for == assignment
+        assert self._built_for == message.assignment
+        packed = message.packed or data.packs_weights
         started_s = time.monotonic()
-        with self._data.model(built.source, self._shared) as model:
-            values = evaluate(self._data.evaluators, model)
+        with data.model(built.source, self._shared, packed) as model:
+            values = evaluate(data.evaluators, model)
         outcome = Outcome(
             "ok",
             values,
@@ -337,8 +338,9 @@ class TrialWorker:
             size_bytes=built.size_bytes,
             n_quantized=built.n_quantized,
             evaluation_s=time.monotonic() - started_s,
+            packed=packed,
         )
-        return Answer(assignment, outcome)
+        return Answer(message.assignment, outcome)
 
     def _export(self, message: Export) -> Exported:
         built = self._built  # left in hand: its evaluation may come next

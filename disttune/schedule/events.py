@@ -106,10 +106,11 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """The answer to ModelBuilt: nobody has measured this model."""
+    """The answer to ModelBuilt: nobody has measured this model, or not with packed weights as is asked."""
 
     rank: int
     assignment: int
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,12 @@ class History:
                 self.n_since_best = 0
         return row
 
+    def may_be_best(self, row: Trial) -> bool:
+        """Whether a judged row, once committed, is the best or can become so later."""
+        if not row.eligible or (row.model_digest or "") in self._first_by_model:
+            return False
+        return row.meets_goal or self._best is None or self.tuning.better(row, self._best)
+
     def take_latency(self, number: int, latency: Latency | None) -> Trial:
         """Add to a trial and its repeats what was measured, None for nothing; it may be the best now."""
         del self._unmeasured[number]

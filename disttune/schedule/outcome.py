@@ -22,6 +22,7 @@ class Outcome:
         rank: that measured it.
         reason: cause of a status other than "ok".
         stderr_tail: last lines the evaluation wrote to stderr, when it did not end well.
+        packed: whether sessions packed their weights, as they do by default; a best one has to.
     """
 
     status: Status
@@ -35,3 +36,4 @@ class Outcome:
     rank: int = 0
     reason: str = ""
     stderr_tail: str = ""
+    packed: bool = True

@@ -148,8 +148,8 @@ class Scheduler:
         if entry is None:
             return
         known = self._known_models.get(event.model_digest)
-        if known is None:
-            self._commands.append(Evaluate(event.rank, event.assignment))
+        if known is None or (entry.packed and not known.packed):
+            self._commands.append(Evaluate(event.rank, event.assignment, entry.packed))
             return
         self._commands.append(Skip(event.rank, event.assignment))
         self._dispatch.free(event.rank)
@@ -198,13 +198,23 @@ class Scheduler:
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
         assert self._run is not None
         entry.step("done")
+        before = entry.outcome
+        if before is not None and before.values != outcome.values:
+            self._commands.append(
+                Note(
+                    f"trial {entry.task}: with packed weights, as onnxruntime runs a model by default, "
+                    f"{outcome.values} instead of {before.values}; that counts"
+                )
+            )
         self._measured(entry, outcome)
         self._commands.append(Settle(self._run.index, entry.index, entry.task, entry.item, outcome))
 
     def _measured(self, entry: Entry, outcome: Outcome) -> None:
         entry.outcome = outcome
         if outcome.model_digest is not None and isinstance(entry.item, Candidate):
-            self._known_models.setdefault(outcome.model_digest, outcome)
+            known = self._known_models.setdefault(outcome.model_digest, outcome)
+            if outcome.packed and not known.packed:
+                self._known_models[outcome.model_digest] = outcome
             if outcome.status == "ok" and outcome.seconds > 0:
                 self._durations.learn(entry.item, outcome.seconds)
 
@@ -227,8 +237,12 @@ class Scheduler:
         """Commit one item, or draw one, or go to the next stage; False when nothing is to be done."""
         if self._run is None:
             self._next_stage(None)
-        elif self._run.head() is not None:
-            self._commit(self._run.commit_head())
+        elif (head := self._run.head()) is not None:
+            if self._is_provisional(head):
+                head.packed = True
+                self._again(head, "measured again")
+            else:
+                self._commit(self._run.commit_head())
         elif self._run.ending is not None and not self._run.open:
             self._end_window(self._run, self._run.ending)
         elif self._run.ending is not None or self._drain_until_s is not None:
@@ -240,6 +254,13 @@ class Scheduler:
         else:
             return False
         return True
+
+    def _is_provisional(self, entry: Entry) -> bool:
+        """Whether a trial that was measured without packed weights may be the best: it needs them first."""
+        outcome = entry.outcome
+        if outcome is None or outcome.packed or outcome.status != "ok" or not entry.costs_a_trial:
+            return False
+        return self.history.may_be_best(self._row(entry, entry.item))  # type: ignore[arg-type]
 
     def _commit(self, entry: Entry) -> None:
         assert self._run is not None

@@ -19,7 +19,7 @@ from disttune.strategy.trial import Trial
 LIFE: dict[str, dict[str, str]] = {  # state -> event -> next state
     "waiting": {"assigned": "running", "known": "measured", "cancelled": "cancelled"},
     "running": {"done": "measured", "again": "waiting", "lost": "waiting", "cancelled": "cancelled"},
-    "measured": {"committed": "committed"},
+    "measured": {"committed": "committed", "measured again": "waiting"},
     "cancelled": {},
     "committed": {},
 }
@@ -41,6 +41,7 @@ class Entry:
         losses: ranks that vanished while they ran it.
         alone: it must run with nothing else on its node.
         avoid: rank on which it has crashed.
+        packed: it is measured again, with packed weights.
     """
 
     index: int
@@ -56,6 +57,7 @@ class Entry:
     losses: int = 0
     alone: bool = False
     avoid: int | None = None
+    packed: bool = False
 
     @property
     def costs_a_trial(self) -> bool:

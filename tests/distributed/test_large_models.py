@@ -1,14 +1,19 @@
 """Models of 2 GB and more: the whole way with a small one that counts as large, and on demand a large one."""
 
+import contextlib
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from onnx import external_data_helper
 
 from disttune.quantize.digest import model_digest
-from tests.distributed.jobs import table
+from disttune.runtime.records import CommitRecord, ResultRecord
+from tests.distributed.jobs import records, table
 from tests.distributed.launch import disttune, mpirun, run
 from tests.models import Graph, value
 
@@ -96,3 +101,107 @@ def test_a_large_model_has_the_trials_of_the_same_model_in_one_file(folder: Path
     assert model_digest(best) == model_digest(expected)
     kept = onnx.load(folder / "large" / "best.onnx", load_external_data=False).graph.initializer
     assert sum(map(external_data_helper.uses_external_data, kept)) == 4
+
+
+def test_shared_memory_is_measured_again_with_packed_weights(folder: Path):
+    private = run(disttune("tune", job(folder, "plain.onnx", "static"), "-o", folder / "private"))
+    more = '[runtime]\nmemory = "shared"\n'
+    shared = run(mpirun(2, "tune", job(folder, "plain.onnx", "static", more), "-o", folder / "shared"))
+
+    assert (private.code, shared.code) == (0, 0), shared.text
+    assert table(folder / "shared") == table(folder / "private")
+    best = max(r.trial for r in records(folder / "shared", CommitRecord) if r.best == r.trial)
+    measured = [r.packed for r in records(folder / "shared", ResultRecord) if r.trial == best]
+    assert measured == [False, True]
+
+
+LARGE_WIDTH, LARGE_LAYERS = 10_240, 8
+LARGE_JOB = """
+[model]
+path = "model.onnx"
+[calibration]
+loader = "eval.py:calibration"
+samples = 4
+[evaluation]
+function = "eval.py:evaluate"
+[accuracy]
+criterion = "absolute"
+tolerable_loss = 10
+[tuning]
+strategy = "random"
+max_trials = 4
+stop_at = "budget"
+[quantization]
+approach = "dynamic"
+[runtime]
+memory = "shared"
+"""
+LARGE_EVALUATION = f"""
+import numpy as np
+def feeds(seed, n):
+    random = np.random.default_rng(seed)
+    return [{{"x": random.standard_normal((2, {LARGE_WIDTH})).astype(np.float32)}} for _ in range(n)]
+def calibration():
+    return feeds(0, 2)
+def evaluate(model):
+    return float(np.mean([np.abs(model.run(None, feed)[0]).mean() for feed in feeds(1, 2)]))
+"""
+
+
+def write_large(folder: Path) -> int:
+    """A model of 3.4 GB: a chain of MatMuls; returns the bytes of its weights."""
+    random = np.random.default_rng(0)
+    shape = (LARGE_WIDTH, LARGE_WIDTH)
+    nodes, tensors, h = [], [], "x"
+    with (folder / "weights.bin").open("wb") as file:
+        for i in range(LARGE_LAYERS):
+            tensor = onnx.TensorProto(name=f"w{i}", data_type=onnx.TensorProto.FLOAT, dims=shape)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for key, text in (("location", "weights.bin"), ("offset", str(file.tell()))):
+                tensor.external_data.add(key=key, value=text)
+            file.write((random.standard_normal(shape, np.float32) * np.float32(LARGE_WIDTH**-0.5)).data)
+            output = "y" if i == LARGE_LAYERS - 1 else f"h{i}"
+            nodes.append(onnx.helper.make_node("MatMul", [h, tensor.name], [output], f"layer{i}"))
+            tensors.append(tensor)
+            h = output
+        n_bytes = file.tell()
+    types = [value("x", ["N", LARGE_WIDTH])], [value("y", ["N", LARGE_WIDTH])]
+    graph = onnx.helper.make_graph(nodes, "large", *types, tensors)
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), folder / "model.onnx")
+    (folder / "eval.py").write_text(LARGE_EVALUATION)
+    (folder / "job.toml").write_text(LARGE_JOB)
+    return n_bytes
+
+
+def pss_of(processes: list[psutil.Process]) -> int:
+    """Bytes of all together, shared pages counted once."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(OSError, psutil.Error):
+            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+            total += 1024 * next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return total
+
+
+@pytest.mark.on_demand
+def test_a_model_of_3_gb_is_tuned_on_two_ranks_in_less_than_one_and_a_half_of_its_size(tmp_path: Path):
+    n_bytes = write_large(tmp_path)
+    command = mpirun(2, "tune", tmp_path / "job.toml", "-o", tmp_path / "run")
+    peak, when, started_s = 0, 0.0, time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tuning:
+        own = psutil.Process(tuning.pid)
+        while tuning.poll() is None:
+            total = pss_of([own, *own.children(recursive=True)])
+            if total > peak:
+                peak, when = total, time.monotonic() - started_s
+            time.sleep(0.2)
+        assert tuning.stdout is not None
+        text = tuning.stdout.read()
+
+    print(text)
+    print(f"peak {peak / 1e9:.2f} GB after {when:.0f} s, {peak / n_bytes:.2f} of the weights")
+    assert tuning.returncode == 0
+    assert {row["status"] for row in table(tmp_path / "run")} == {"ok"}
+    onnx.checker.check_model(tmp_path / "run" / "best.onnx")
+    assert peak < 1.5 * n_bytes
