@@ -10,19 +10,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from disttune.config.errors import RunDirectoryError
 from disttune.quantize.digest import serialize
-from disttune.quantize.size import LARGE_BYTES, model_bytes
+from disttune.quantize.size import LARGE_BYTES, field_bytes, model_bytes, tensor_bytes
 from disttune.quantize.tensor_memory import (
+    copy_field,
+    in_memory,
     n_value_bytes,
     raw_values,
-    whole_model,
     whole_tensor,
     without_initializers,
 )
 
+_GRAPH_FIELD = ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+_INITIALIZER_FIELD = GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+_RAW_DATA_FIELD = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 _ALIGNMENT = 4096  # so that the data can be mapped
 _MIN_EXTERNAL_BYTES = 1024  # shapes, scales and the like stay in the model, where shape inference sees them
 
@@ -41,7 +45,7 @@ def save_model(model: ModelProto, path: Path, external_from_bytes: int = LARGE_B
     try:
         if model_bytes(model) < external_from_bytes:
             with replaced_file(path) as file:
-                file.write(serialize(whole_model(model)))
+                _write_whole(model, file)
             data_path.unlink(missing_ok=True)  # of a larger model before this one
         else:
             with replaced_file(path) as file:
@@ -69,6 +73,45 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_whole(model: ModelProto, file: BinaryIO) -> None:
+    """Write what `serialize(whole_model(model))` gives, without having any of it in memory at once."""
+    before, after = _around(model, "graph")
+    graph_before, graph_after = _around(model.graph, "initializer")
+    tensors = model.graph.initializer
+    n_bytes = sum(field_bytes(tensor_bytes(tensor)) for tensor in tensors)
+    file.write(before + _head(_GRAPH_FIELD, len(graph_before) + n_bytes + len(graph_after)) + graph_before)
+    for tensor in tensors:
+        file.write(_head(_INITIALIZER_FIELD, tensor_bytes(tensor)))
+        if in_memory(tensor):
+            named = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            file.write(named.SerializeToString(deterministic=True))
+            file.write(_head(_RAW_DATA_FIELD, n_value_bytes(tensor)))
+            file.write(raw_values(tensor).data)
+        else:
+            file.write(tensor.SerializeToString(deterministic=True))
+    file.write(graph_after + after)
+
+
+def _around(message: ModelProto | GraphProto, middle: str) -> tuple[bytes, bytes]:
+    """A message's fields before and after one of them, as protobuf writes them: by their numbers."""
+    number = message.DESCRIPTOR.fields_by_name[middle].number
+    parts = type(message)(), type(message)()
+    for field, value in message.ListFields():
+        if field.number != number:
+            copy_field(parts[field.number > number], field.name, value)
+    before, after = (part.SerializeToString(deterministic=True) for part in parts)
+    return before, after
+
+
+def _head(field: int, n_bytes: int) -> bytes:
+    """Tag and length of a field of bytes."""
+    encoded = bytearray([field << 3 | 2])
+    while n_bytes >= 0x80:
+        encoded.append(n_bytes & 0x7F | 0x80)
+        n_bytes >>= 7
+    return bytes([*encoded, n_bytes])
 
 
 def _write_tensors(model: ModelProto, file: BinaryIO, location: str) -> ModelProto:

@@ -146,9 +146,9 @@ def without_initializers(model: ModelProto) -> ModelProto:
         if field.name == "graph":
             for part, content in value.ListFields():
                 if part.name != "initializer":
-                    _copy_field(copy.graph, part.name, content)
+                    copy_field(copy.graph, part.name, content)
         else:
-            _copy_field(copy, field.name, value)
+            copy_field(copy, field.name, value)
     return copy
 
 
@@ -168,7 +168,8 @@ def is_large(tensor: TensorProto) -> bool:
     return bool(math.prod(tensor.dims) > _LARGE_ELEMENTS)
 
 
-def _copy_field(target: object, name: str, value: object) -> None:
+def copy_field(target: object, name: str, value: object) -> None:
+    """Set a field of a message to a copy."""
     current = getattr(target, name)
     if hasattr(current, "MergeFrom"):
         current.MergeFrom(value)
