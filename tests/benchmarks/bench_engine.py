@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -70,7 +71,7 @@ class Subject:
 def read(folder: Path) -> Subject:
     original = read_model(folder / "model.onnx")
     prepared = prepare(original)
-    return Subject(folder.name, prepared, summarize(prepared, original), _first_samples(_feeds(folder)))
+    return Subject(folder.name, prepared, summarize(prepared, original), first_samples(_feeds(folder)))
 
 
 def _feeds(folder: Path) -> Iterator[dict[str, np.ndarray]]:
@@ -80,17 +81,22 @@ def _feeds(folder: Path) -> Iterator[dict[str, np.ndarray]]:
         n = len(next(iter(whole.values())))
         yield from ({name: array[i : i + 16] for name, array in whole.items()} for i in range(0, n, 16))
         return
+    yield from load_eval(folder).calibration()
+
+
+def load_eval(folder: Path) -> ModuleType:
+    """The folder's eval.py."""
     spec = importlib.util.spec_from_file_location(f"eval_of_{folder.name}", folder / "eval.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield from module.calibration()
+    return module
 
 
-def _first_samples(feeds: Iterator[dict[str, np.ndarray]]) -> Feeds:
+def first_samples(feeds: Iterator[dict[str, np.ndarray]], n: int = N_SAMPLES) -> Feeds:
     found: Feeds = []
-    while sum(len(next(iter(feed.values()))) for feed in found) < N_SAMPLES:
+    while sum(len(next(iter(feed.values()))) for feed in found) < n:
         if (feed := next(feeds, None)) is None:
             break
         found.append(feed)

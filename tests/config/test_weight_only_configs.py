@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import disttune
@@ -110,6 +110,7 @@ configs = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(configs, st.booleans())
 def test_text_reads_back_as_the_same_config(config: AlgorithmConfig, with_local: bool) -> None:
     if with_local:

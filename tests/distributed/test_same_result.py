@@ -23,6 +23,10 @@ JOBS: dict[str, dict[str, Any]] = {
         "strategy": "random", "seed": 2, "stop_at": "goal", "tolerable_loss": 0.0106,
     },
     "default": {"ranks": (2,), "strategy": "default", "tolerable_loss": 0.5},
+    "weights alone, layers solved on all ranks": {
+        "ranks": (2,), "quantization": 'approach = "weight_only"', "strategy": "random", "max_trials": 5,
+        "tolerable_loss": 0.5,
+    },
 }  # fmt: skip
 
 

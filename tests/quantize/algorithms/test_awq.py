@@ -95,7 +95,7 @@ def test_clipping_takes_the_share_of_least_error_of_each_group() -> None:
     assert solution.report["loss"] < solution.report["loss_rtn"]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 20), st.sampled_from([None, 8]), st.booleans(), st.booleans()
 )

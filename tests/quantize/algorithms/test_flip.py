@@ -38,7 +38,7 @@ def test_loss_with_the_quantized_models_inputs_differs_by_a_constant() -> None:
     assert np.diff(found) == pytest.approx(np.diff(direct), rel=0.05)  # the ridge's share
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.booleans(), st.booleans())
 def test_end_cannot_be_bettered_by_one_code_and_is_no_worse_than_rounding(
     seed: int, n_inputs: int, symmetric: bool, grouped: bool

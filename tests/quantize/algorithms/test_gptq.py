@@ -49,7 +49,7 @@ def damped(gram: Floats, share: float = 0.01) -> Floats:
     return np.asarray(gram + share * np.diag(gram).mean() * np.eye(len(gram)))
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.sampled_from([None, 4]), st.booleans())
 def test_codes_are_those_of_the_exact_minimum_after_each_row(
     seed: int, n_inputs: int, group_size: int | None, act_order: bool
@@ -105,7 +105,7 @@ def test_flip_after_it_is_better_still() -> None:
     assert losses[1] < 0.95 * losses[0]
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 20),

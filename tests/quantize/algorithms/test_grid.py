@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disttune.config.errors import TrialError
@@ -17,6 +17,7 @@ SCHEMES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SCHEMES), st.integers(1, 21), st.integers(1, 4))
 def test_plain_rounding_gives_the_codes_and_values_of_plain_weights(
     seed: int, scheme: Scheme, n_inputs: int, n_outputs: int

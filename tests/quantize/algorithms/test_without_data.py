@@ -46,7 +46,7 @@ def of_onnxruntime(
     return unpacked[:, :n_rows].T, scales.T, zero_points[:, :n_blocks].T
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([2, 4, 8]),
@@ -69,6 +69,7 @@ def test_rtn_is_onnxruntimes_blockwise_quantizer_to_the_bit(
     assert np.array_equal(found.zero_point[0], np.full_like(zeros, 2 ** (bits - 1)) if symmetric else zeros)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([3, 5, 6, 7]), st.booleans())
 def test_signed_and_unsigned_types_of_any_bits_mean_the_same(seed: int, bits: int, symmetric: bool) -> None:
     weight = np.random.default_rng(seed).normal(size=(1, 12, 3))
