@@ -40,6 +40,13 @@ export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
 export PRTE_MCA_hwloc_default_binding_policy=none
 mpirun=${DISTTUNE_MPIRUN:-$venv/bin/mpirun}
 
+# With ULFM the others go on when a rank's process ends. Open MPI has it from version 5 on, where it was built
+# so; it is tried once, because "mpirun --help" does not tell.
+survive=()
+if [[ $ranks -gt 1 ]] && "$mpirun" --with-ft ulfm -np 1 true </dev/null >/dev/null 2>&1; then
+    survive=(--with-ft ulfm)
+fi
+
 # mpirun leaves its ranks a quarter of a second after TERM, so it is asked with USR1, which it passes on:
 # rank 0 then ends in order, within its grace time. A second INT ends at once.
 interrupts=0
@@ -54,7 +61,7 @@ ask_to_end() {
 
 set +e
 set -m # a process group of its own, so that Ctrl-C reaches mpirun through us alone
-"$mpirun" -np "$ranks" "$venv/bin/python" -m disttune "$@" &
+"$mpirun" "${survive[@]}" -np "$ranks" "$venv/bin/python" -m disttune "$@" &
 child=$!
 set +m
 trap 'ask_to_end INT' INT

@@ -4,13 +4,17 @@ It never runs user code or onnxruntime. It knows which run its trial process is 
 may take, and what to tell the process again after a restart.
 """
 
+import contextlib
 import math
+import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
 from disttune.config.job import Job, RuntimeSection
 from disttune.runtime.equipment import REPLICA, STATISTICS, Equipment
+from disttune.runtime.lock_holder import process_alive
 from disttune.runtime.log_forwarding import LogForwarding
 from disttune.runtime.messages import (
     Alive,
@@ -21,6 +25,7 @@ from disttune.runtime.messages import (
     CalibrateBlock,
     CancelTask,
     CollectFiles,
+    EndProcess,
     EvaluateModel,
     Export,
     Exported,
@@ -48,6 +53,7 @@ from disttune.runtime.messages import (
     ToMaster,
     Unusable,
     UseStatistics,
+    Welcome,
 )
 from disttune.runtime.supervisor import Death, Supervisor
 from disttune.runtime.trial_host import TrialHost, inline_host
@@ -190,6 +196,11 @@ class Agent:
                 self._cancel(message.assignment)
             case StageDone():
                 self.last_stage = message
+            case Welcome():
+                self._heartbeat_s = message.heartbeat_s
+                self._master_silent_s = message.master_silent_s
+            case EndProcess():
+                _end_process(message)
             case Goodbye():
                 self.goodbye = message
 
@@ -219,8 +230,6 @@ class Agent:
 
     def _obey(self, job: Job) -> None:
         """Take over the job's settings; the trial process was started before they were known."""
-        self._heartbeat_s = job.runtime.heartbeat
-        self._master_silent_s = job.runtime.master_silent
         if job.runtime.isolation == "none" and isinstance(self._host, Supervisor):
             self._host.close()
             self._host = inline_host(self._handed)
@@ -386,6 +395,12 @@ class Agent:
         self._host.start()
         self._equipment.hand_again()
         self._begin_next()
+
+
+def _end_process(message: EndProcess) -> None:
+    if process_alive(message.pid, message.started_ticks):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(message.pid, signal.SIGKILL)
 
 
 def _with_tail(text: str, tail: str) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from disttune.runtime.lock_holder import this_process
 from disttune.runtime.messages import Host
 
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
@@ -23,6 +24,7 @@ def this_host() -> Host:
         _n_cores(),
         _cpu(),
         saturates(_cpu_flags()),
+        this_process().started_ticks,
     )
 
 

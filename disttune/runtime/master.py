@@ -4,14 +4,19 @@
 lost, refusals, logs, the end.
 """
 
+import math
+
 from disttune.config.errors import DisttuneError, InputError, InternalError
 from disttune.config.job import Job
+from disttune.runtime.awake_clock import AwakeClock
+from disttune.runtime.heartbeats import Heartbeats
 from disttune.runtime.journal import JournalContents
 from disttune.runtime.journal_watch import JournalWatch
 from disttune.runtime.listener import Listener
 from disttune.runtime.log_files import LogFiles
 from disttune.runtime.messages import (
     Alive,
+    EndProcess,
     Functions,
     Heard,
     LogText,
@@ -60,6 +65,10 @@ class Master:
         self._logs = LogFiles(run.logs)
         self._watch: JournalWatch | None = None
         self._is_ending = False
+        self._lost_ranks: set[int] = set()
+        self._awake_s = AwakeClock(transport.now_s)
+        is_watched = job.runtime.isolation == "process"  # within a process nobody sends while a trial runs
+        self._heartbeats = Heartbeats(job.runtime.lost_after if is_watched else math.inf)
 
     @property
     def _search(self) -> Search | None:
@@ -92,15 +101,22 @@ class Master:
 
     def receive(self, source: int, message: ToMaster) -> None:
         crew, search = self._ready.crew, self._search
+        if isinstance(message, Alive):
+            self._transport.send(source, Heard())
+        if source in self._lost_ranks:
+            return
+        self._heartbeats.heard(source, self._awake_s())
         match message:
+            case Alive():
+                pass
             case LogText():
                 self._logs.append(source, message.text)
             case Refused() if message.task != "Export":
                 self._refused(source, message)
-            case Unusable() | RankLost():
-                self._lost(source, message.reason, getattr(message, "exit_code", 1))
-            case Alive() if search is None:
-                self._transport.send(source, Heard())
+            case Unusable():
+                self._lose(source, message.reason, message.exit_code)
+            case RankLost():
+                self._lose(source, message.reason)
             case _ if self._ready.receive(source, message):
                 pass
             case _ if crew is not None and crew.receive(source, message):
@@ -111,6 +127,7 @@ class Master:
 
     def poll(self) -> None:
         self._watch_journal()
+        self._look_for_silence()
         search, crew = self._search, self._ready.crew
         if search is not None:
             assert crew is not None
@@ -164,15 +181,36 @@ class Master:
     def _refused(self, source: int, message: Refused) -> None:
         """A task beside the trials ended in a message: loading on another rank concerns that rank alone."""
         if source != 0 and message.task in RANKS_OWN_TASKS:
-            self._lost(source, message.message, message.exit_code)
+            self._lose(source, message.message, message.exit_code)
         else:
             raise _error(message.exit_code)(message.message)
 
-    def _lost(self, source: int, reason: str, exit_code: int) -> None:
+    def _look_for_silence(self) -> None:
+        for rank in self._heartbeats.silent(self._awake_s()):
+            self._lose(rank, f"nothing was heard of it for {self._heartbeats.lost_after_s:g} s")
+            self._end_stopped(rank)
+
+    def _end_stopped(self, rank: int) -> None:
+        """Let another rank of its node end a silent rank, where MPI bears that."""
+        hosts = self._ready.hosts
+        if not self._transport.survives_loss or rank not in hosts:
+            return
+        stopped = hosts[rank]
+        beside = [r for r in sorted(hosts) if r not in self._lost_ranks and hosts[r].node == stopped.node]
+        if beside:
+            self._transport.send(beside[0], EndProcess(stopped.pid, stopped.started_ticks))
+
+    def _lose(self, source: int, reason: str, exit_code: int = 1) -> None:
         """Go on without a rank; not without rank 0, nor without any that works."""
         crew = self._ready.crew
-        if source == 0 or crew is None:
+        if source == 0:
             raise _error(exit_code)(reason)
+        self._lost_ranks.add(source)
+        self._heartbeats.forget(source)
+        if crew is None:
+            self._warn(f"rank {source} takes no part: {reason}")
+            self._ready.lose(source)
+            return
         crew.lose(source)
         if not crew.works:
             raise _error(exit_code)(f"no rank is left that can run trials. Rank {source}: {reason}")

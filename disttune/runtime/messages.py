@@ -54,6 +54,7 @@ class Host:
         n_cores: cores of the machine that any process of this job could use.
         cpu: model name of the processor.
         saturates: whether sums of two products of uint8 and int8 saturate on it.
+        started_ticks: when the agent was started, in clock ticks since boot; 0 where it is not told.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Host:
     n_cores: int
     cpu: str
     saturates: bool = False
+    started_ticks: int = 0
 
 
 # Agent to master
@@ -392,6 +394,25 @@ class StageDone(ToAgent):
     best_trial: int | None
     best_metric: float | None
     goal_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(ToAgent):
+    """The answer to `Hello`: how often to give a sign of life, and how long to wait for the master's."""
+
+    heartbeat_s: float
+    master_silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndProcess(ToAgent):
+    """The agent with this process id, on this node, has been silent for too long: end it.
+
+    It takes no part any more, but keeps cores and memory, and MPI would wait for it at the end.
+    """
+
+    pid: int
+    started_ticks: int
 
 
 @dataclass(frozen=True, slots=True)

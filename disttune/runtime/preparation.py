@@ -30,6 +30,7 @@ from disttune.runtime.messages import (
     Prepared,
     Setup,
     ToMaster,
+    Welcome,
 )
 from disttune.runtime.recording import JournalRecording
 from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, SessionRecord
@@ -90,6 +91,8 @@ class Preparation:
         self._contents = contents
         self._began_s = transport.now_s()
         self._space: Space | None = None
+        self._expected = set(range(transport.size))
+        self._has_begun = False
         self._recording = JournalRecording(())
         listener.phase("starting ranks")
 
@@ -98,8 +101,9 @@ class Preparation:
         match message:
             case Hello():
                 self.hosts[source] = message.host
-                if len(self.hosts) == self._transport.size:
-                    self._all_here()
+                runtime = self._job.runtime
+                self._transport.send(source, Welcome(runtime.heartbeat, runtime.master_silent))
+                self._begin_when_all_are_here()
             case Prepared():
                 self._is_prepared(message)
             case BaselineMeasured():
@@ -111,7 +115,18 @@ class Preparation:
                 return False
         return True
 
+    def lose(self, rank: int) -> None:
+        """A rank is gone before there is a crew: begin without it."""
+        self._expected.discard(rank)
+        self.hosts.pop(rank, None)
+        self._begin_when_all_are_here()
+
     # In order
+
+    def _begin_when_all_are_here(self) -> None:
+        if not self._has_begun and self.hosts.keys() == self._expected:
+            self._has_begun = True
+            self._all_here()
 
     def _all_here(self) -> None:
         threads = share_threads(self.hosts)
@@ -186,7 +201,7 @@ class Preparation:
             SessionRecord(
                 t=self._contents.seconds,
                 number=self._contents.n_sessions + 1,
-                n_ranks=self._transport.size,
+                n_ranks=len(self.hosts),
                 hosts=tuple(dict.fromkeys(h.name for h in hosts)),
                 started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 cpus={h.name: h.cpu for h in hosts},
@@ -301,7 +316,6 @@ class Preparation:
         assert self._space is not None
         timeout_s = self._trial_timeout_s(baseline_s, given)
         exported = self._recording.exported
-        runtime = self._job.runtime
         self.works = Works(
             self.hosts,
             self._transport.send,
@@ -318,7 +332,6 @@ class Preparation:
             best_path=self._run.best_model,
             replay=self._recording,
             elapsed_s=self._contents.seconds + self._transport.now_s() - self._began_s,
-            lost_after_s=runtime.lost_after if runtime.isolation == "process" else float("inf"),
             exported=exported.digest if exported and self._run.best_model.is_file() else None,
             works=self.works,
         )

@@ -17,7 +17,7 @@ from disttune.runtime.hosts import this_host
 from disttune.runtime.listener import Listener
 from disttune.runtime.lock import RENEW_S
 from disttune.runtime.master import Master
-from disttune.runtime.messages import Functions, Goodbye, Hello, ToAgent, ToMaster
+from disttune.runtime.messages import Functions, Goodbye, Hello, RankLost, ToAgent, ToMaster
 from disttune.runtime.result import TuningResult
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.supervisor import Supervisor
@@ -151,11 +151,14 @@ def run_agent(transport: Transport, handed: Mapping[str, Any] | None = None) -> 
         transport.send(0, Hello(this_host()))
         try:
             while agent.goodbye is None:
+                is_master_gone = False
                 for envelope in transport.receive(LOOP_S, agent.descriptors()):
                     if isinstance(envelope.message, ToAgent):
                         agent.receive(envelope.message)
+                    elif isinstance(envelope.message, RankLost) and envelope.source == 0:
+                        is_master_gone = agent.goodbye is None
                 agent.poll()
-                if agent.forsaken:
+                if is_master_gone or agent.forsaken:
                     agent.close()
                     os._exit(EXIT_INTERRUPTED)  # MPI cannot be left in order without rank 0
             return agent.goodbye

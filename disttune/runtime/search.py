@@ -4,24 +4,20 @@ Results are on disk before they count: a commit is told, exported and finished u
 has its result durable; handing out does not wait for that.
 """
 
-import math
 from collections import deque
 from pathlib import Path
 from typing import Protocol
 
 from disttune.config.errors import DisttuneError, InputError
-from disttune.runtime.awake_clock import AwakeClock
 from disttune.runtime.command_record import NothingRecorded, Replay, command_record
 from disttune.runtime.exporter import Exporter
 from disttune.runtime.listener import Listener
 from disttune.runtime.messages import (
-    Alive,
     Answer,
     Built,
     CancelTask,
     EvaluateModel,
     Exported,
-    Heard,
     RankLost,
     Refused,
     RunTask,
@@ -93,7 +89,6 @@ class Search:
         best_path: file for the best model; None keeps no file (simulation).
         replay: what is in the journal already.
         elapsed_s: seconds that earlier sessions used.
-        lost_after_s: a rank silent for longer counts as lost.
         exported: digest of the candidate that `best_path` holds already.
         works: what candidates need before they can be built; None where nothing is built (simulation).
     """
@@ -108,7 +103,6 @@ class Search:
         best_path: Path | None = None,
         replay: Replay | None = None,
         elapsed_s: float = 0.0,
-        lost_after_s: float = math.inf,
         exported: str | None = None,
         works: Works | None = None,
     ):
@@ -121,14 +115,11 @@ class Search:
         self._exporter = Exporter(best_path, exported, lambda message: transport.send(0, message))
         self._replay = replay or NothingRecorded()
         self._started_s = transport.now_s() - elapsed_s
-        self._awake_s = AwakeClock(transport.now_s)
-        self._lost_after_s = lost_after_s
         self._works = works or Works({}, transport.send, listener.phase, listener.warned)
         self._nodes: dict[int, str] = {}
         self._joined: set[int] = set()
         self._lost: set[int] = set()
         self._may_join: list[int] = []
-        self._heard_s: dict[int, float] = {}
         self._checked_s = 0.0
         self._later: deque[tuple[int, Command]] = deque()  # told once the journal is durable up to there
         self._last_record = 0
@@ -156,7 +147,6 @@ class Search:
     def join(self, rank: int, node: str) -> None:
         """A rank is ready. Until an evaluation's deadline is known only the first one gets work."""
         self._nodes[rank] = node
-        self._heard_s[rank] = self._awake_s()
         if self.trial_timeout_s is None and self._joined:
             self._may_join.append(rank)
             return
@@ -169,8 +159,6 @@ class Search:
         self._handle(Interrupt(self.now_s(), grace_s))
 
     def receive(self, source: int, message: ToMaster) -> None:
-        if source not in self._lost:
-            self._heard_s[source] = self._awake_s()
         match message:
             case Built():
                 self._handle(ModelBuilt(source, message.assignment, message.model_digest, self.now_s()))
@@ -183,8 +171,6 @@ class Search:
                 self._listener.warned(message.message)
             case Unusable():
                 self._lose(source, message.reason)
-            case Alive():
-                self._transport.send(source, Heard())
             case RankLost():
                 self._lose(source, message.reason)
             case _ if source not in self._lost:
@@ -193,13 +179,12 @@ class Search:
                 pass
 
     def poll(self) -> None:
-        """Do what has become possible: tell durable commits, export, notice silence and time."""
+        """Do what has become possible: tell durable commits, export, notice time."""
         self._tell_durable()
         self._hand_out_works()
-        now_s = self._awake_s()
+        now_s = self._transport.now_s()
         if now_s - self._checked_s >= CHECK_EVERY_S:
             self._checked_s = now_s
-            self._look_for_silence(now_s)
             if not self._finishing:
                 n_trials = len(self.scheduler.history.trials)
                 self._works.report(now_s)
@@ -248,7 +233,6 @@ class Search:
             self.join(rank, self._nodes[rank])
 
     def _lose(self, rank: int, why: str) -> None:
-        self._heard_s.pop(rank, None)
         if rank in self._may_join:
             self._may_join.remove(rank)
         self._lost.add(rank)
@@ -264,11 +248,6 @@ class Search:
             self.join(following, self._nodes[following])
         if not self._joined:
             raise DisttuneError("no rank is left that can run trials; run the same command again to go on")
-
-    def _look_for_silence(self, now_s: float) -> None:
-        silent = [r for r, heard_s in self._heard_s.items() if now_s - heard_s > self._lost_after_s]
-        for rank in silent:
-            self._lose(rank, f"nothing was heard of it for {self._lost_after_s:g} s")
 
     # Out
 

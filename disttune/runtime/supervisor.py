@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from disttune.runtime.pipe import Pipe, PipeClosedError
-from disttune.runtime.scratch import make_folder
+from disttune.runtime.scratch import make_folder, remove_abandoned
 from disttune.runtime.trial_output import TrialOutput
 
 MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPICH_", "I_MPI_", "HYDRA_", "MV2_")
@@ -132,6 +132,7 @@ class Supervisor:
     def close(self) -> None:
         if self._process is not None:
             self.kill("crashed", "closed")
+        remove_abandoned()
 
     def _dead(self) -> Death:
         assert self._process is not None

@@ -71,9 +71,12 @@ def leave_world(code: int) -> None:
         return
     from mpi4py import MPI
 
+    from disttune.runtime.transport.mpi import survives_loss
+
     if MPI.Is_finalized():
         return
-    MPI.Finalize()
+    if not survives_loss():
+        MPI.Finalize()
     if code != 0:
         time.sleep(OTHERS_END_S)
 

@@ -21,6 +21,7 @@ from disttune.runtime.messages import (
     SkipModel,
     StageDone,
     Unusable,
+    Welcome,
 )
 from disttune.schedule.outcome import Outcome
 from tests.runtime.fake_host import OK, SPACE, Rank, answer, built, evaluate, task
@@ -289,9 +290,9 @@ def test_a_sign_of_life_is_sent_at_each_heartbeat():
 
 
 def test_a_master_that_is_silent_for_too_long_forsakes_the_rank():
-    rank = Rank(heartbeat=1.0, master_silent=20.0)
+    rank = Rank()
     rank.ready()
-    rank.waits(19.0)
+    rank.gets(Welcome(heartbeat_s=1.0, master_silent_s=20.0)).waits(19.0)
     assert not rank.agent.forsaken
     rank.gets(StageDone(0, "all", None, None, False)).waits(19.0)
     assert not rank.agent.forsaken

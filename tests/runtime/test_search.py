@@ -9,11 +9,9 @@ import pytest
 from disttune.config.errors import DisttuneError
 from disttune.runtime.listener import Silent
 from disttune.runtime.messages import (
-    Alive,
     Envelope,
     Export,
     Exported,
-    Heard,
     RankLost,
     Refused,
     RunTask,
@@ -114,7 +112,7 @@ class Scene:
 
     def __init__(self, *metrics: float, ranks: int = 1, join: int | None = None, disk: Disk | None = None,
                  export: Callable[[Export], ToMaster] = written, trial_timeout_s: float | None = 60.0,
-                 exported: str | None = None, lost_after_s: float = float("inf"),
+                 exported: str | None = None,
                  policy: ExitPolicy | None = None):  # fmt: skip
         self.disk, self.told = disk or Disk(), Told()
         self.values = dict(zip(SPACE, metrics, strict=False))
@@ -123,7 +121,7 @@ class Scene:
                            policy=policy or ExitPolicy("budget"))  # fmt: skip
         self.search = Search(
             job.scheduler(), self.transport, self.disk, self.told, trial_timeout_s,
-            best_path=BEST, exported=exported, lost_after_s=lost_after_s,
+            best_path=BEST, exported=exported,
         )  # fmt: skip
         self.search.start()
         for rank in range(ranks if join is None else join):
@@ -278,26 +276,6 @@ def test_without_ranks_the_job_ends_with_the_mend(message):
         DisttuneError, match="no rank is left that can run trials; run the same command again"
     ):
         scene.search.receive(0, message)
-
-
-def test_a_rank_that_is_silent_for_too_long_counts_as_lost():
-    scene = Scene(0.1, 0.2, 0.3, ranks=2, lost_after_s=30.0)
-    scene.transport.send = lambda to, message: None  # type: ignore[method-assign]
-    for _ in range(130):
-        scene.search.receive(0, Alive())
-        scene.step()
-
-    assert scene.told.warnings == [
-        "rank 1 takes no further part: nothing was heard of it for 30 s. Its work goes to others."
-    ]
-
-
-def test_a_sign_of_life_is_answered():
-    scene = Scene(0.1)
-
-    scene.search.receive(0, Alive())
-
-    assert scene.transport.of(Heard) == [Heard()]
 
 
 def test_every_rank_is_told_of_a_stage_that_has_ended():

@@ -9,11 +9,13 @@ from disttune.runtime.messages import Envelope, ToAgent, ToMaster
 class Transport(Protocol):
     """Point-to-point messages between the ranks of a job; there are no collectives after start-up.
 
-    `rank` and `size` are this process's place in the job.
+    `rank` and `size` are this process's place in the job; `survives_loss` tells whether the others can go on
+    when a rank's process has ended (it comes as `RankLost` then).
     """
 
     rank: int
     size: int
+    survives_loss: bool
 
     def send(self, to: int, message: ToAgent | ToMaster) -> None:
         """Hand a message over for delivery; does not wait. Messages to one rank arrive in order."""

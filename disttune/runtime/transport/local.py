@@ -13,6 +13,7 @@ class LocalTransport:
 
     rank = 0
     size = 1
+    survives_loss = False
 
     def __init__(self) -> None:
         self._arrived: deque[Envelope] = deque()

@@ -63,6 +63,7 @@ class SimulatedTransport:
         message_s: float = 0.0,
     ):
         self.size = n_ranks
+        self.survives_loss = False
         self.n_messages = 0
         self._run = run
         self._message_s = message_s
