@@ -1,10 +1,12 @@
 """`QuantizedModel`: a model in memory that can be run, and opened as a file."""
 
+import contextlib
 import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,10 +19,11 @@ from disttune.config.nearest import unknown_name
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.export import save_model
 from disttune.quantize.freed_memory import give_back_freed
-from disttune.quantize.shared_tensors import SharedTensors, give_to_session
+from disttune.quantize.shared_tensors import SharedTensors, give_to_session, give_without_copies
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.tensor_memory import in_memory, whole_model
 
+_CPU = ("CPUExecutionProvider",)
 _SESSION_NAMES = frozenset(n for n in dir(onnxruntime.InferenceSession) if not n.startswith("_")) | {"_sess"}
 
 
@@ -104,33 +107,45 @@ class QuantizedModel(os.PathLike[str]):
             TrialError: onnxruntime refuses the model.
         """
         if self._session is None:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = self._n_threads
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-            if not self._packed:
-                options.add_session_config_entry("session.disable_prepacking", "1")
-                options.enable_cpu_mem_arena = options.enable_mem_pattern = (
-                    False  # both keep more than is used
-                )
-            source = self._session_source(options)
+            source = self._session_source()
             try:
-                self._session = onnxruntime.InferenceSession(
-                    source, options, providers=list(self._providers), enable_fallback=0
-                )
+                self._session = self._opened(source)
             except Exception as error:
                 text = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 raise TrialError(f"onnxruntime cannot load the model: {text}") from error
             give_back_freed()
         return self._session
 
-    def _session_source(self, options: onnxruntime.SessionOptions) -> str | bytes:
-        """What a session is made from; tensors in memory are handed over in the options."""
+    def _opened(self, source: str | bytes) -> onnxruntime.InferenceSession:
+        """A session, without copies of what it is given where that is possible."""
+        open_session = partial(
+            onnxruntime.InferenceSession, source, providers=list(self._providers), enable_fallback=0
+        )
+        if self._values and self._providers == _CPU:
+            options = self._options()
+            give_without_copies(self._values, options)
+            with contextlib.suppress(Exception):
+                return open_session(options)
+        options = self._options()
+        give_to_session(self._values, options)
+        return open_session(options)
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._n_threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if not self._packed:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # they keep more than is used
+        return options
+
+    def _session_source(self) -> str | bytes:
+        """What a session is made from; tensors in memory are handed over in its options."""
         if self._blueprint is None and self.size_bytes >= LARGE_BYTES:
             return str(self.path)
         if self._blueprint is None:
             return bytes(self.proto.SerializeToString())
         data, self._values = self._shared.session_parts(self._blueprint)
-        give_to_session(self._values, options)
         return data
 
     def run(

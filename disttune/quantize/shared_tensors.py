@@ -6,6 +6,7 @@ lives.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -27,7 +28,9 @@ SHAREABLE = (
     TensorProto.INT32,
     TensorProto.INT64,
 )
-_EXTERNAL_PLACE = "shared"  # nothing is read from there: the values are handed over
+# Where the values seem to be, for onnxruntime wants a file that exists: behind the end of this one, so that
+# an attempt to read them is an error.
+_EXTERNAL_PLACE, _EXTERNAL_OFFSET = Path(__file__).name, str(2**40)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +133,21 @@ def give_to_session(values: Mapping[str, Any], options: onnxruntime.SessionOptio
             options.add_initializer(name, value)
 
 
+def give_without_copies(values: Mapping[str, Any], options: onnxruntime.SessionOptions) -> None:
+    """As `give_to_session`, but onnxruntime does not copy them all for a moment.
+
+    Its optimizer then cannot see them: opening the session fails where it has to.
+    """
+    folder = "session.model_external_initializers_file_folder_path"
+    options.add_session_config_entry(folder, str(Path(__file__).parent))
+    for name, value in values.items():
+        options.add_initializer(name, value)
+
+
 def _named_only(name: str, tensor: TensorProto, n_bytes: int) -> TensorProto:
     """A tensor without values, which a session is to be given."""
     reference = TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims)
     reference.data_location = TensorProto.EXTERNAL
-    for key, text in (("location", _EXTERNAL_PLACE), ("offset", "0"), ("length", str(n_bytes))):
+    for key, text in (("location", _EXTERNAL_PLACE), ("offset", _EXTERNAL_OFFSET), ("length", str(n_bytes))):
         reference.external_data.add(key=key, value=text)
     return reference

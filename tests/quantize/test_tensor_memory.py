@@ -20,7 +20,7 @@ from disttune.quantize.tensor_memory import (
     without_initializers,
     without_large_tensors,
 )
-from tests.models import attention, mlp, tiny_cnn
+from tests.models import Graph, attention, mlp, tiny_cnn, value
 
 FEED = {"x": np.random.default_rng(0).standard_normal((3, 6)).astype(np.float32)}
 
@@ -95,3 +95,23 @@ def test_the_copy_without_large_tensors_keeps_their_shapes_and_changes_nothing()
     assert [list(t.dims) for t in light.graph.initializer] == [list(t.dims) for t in model.graph.initializer]
     assert light.ByteSize() < 2000
     assert serialize(model) == before
+
+
+def test_a_session_is_opened_without_copies(monkeypatch):
+    memory = TensorMemory()
+    changed, expected = beside(mlp(), memory), QuantizedModel(mlp()).run(None, FEED)
+    monkeypatch.setattr("disttune.evaluate.model.give_to_session", None)
+
+    with QuantizedModel(changed) as model:
+        np.testing.assert_array_equal(model.run(None, FEED)[0], expected[0])
+
+
+def test_values_that_the_optimizer_needs_are_not_taken_for_something_else():
+    memory = TensorMemory()
+    g = Graph()
+    turned = g.node("Transpose", g.weight("w", 40, 6), perm=[1, 0])
+    g.node("MatMul", "x", turned, output="y")
+    plain = g.model([value("x", ["N", 6])], [value("y", ["N", 40])])
+
+    with QuantizedModel(plain) as a, QuantizedModel(beside(plain, memory)) as b:
+        np.testing.assert_array_equal(b.run(None, FEED)[0], a.run(None, FEED)[0])
