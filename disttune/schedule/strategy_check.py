@@ -2,7 +2,8 @@
 
 1. The table is the same on 1, 2 and 1000 ranks, with uneven durations and lost ranks.
 2. Trials that fail, crash or have a bad metric are survived, all of them if need be.
-3. The space is never left: every op has one of its options, a float type, or what a preset gives it.
+3. The space is never left: every op has one of its options, a float type, or what a preset or a precision
+   gives it, with any weight algorithm.
 4. The end is reached, within the budget.
 5. A job that is cut and resumed ends like an undisturbed one.
 """
@@ -121,8 +122,7 @@ def _check_space(space: Space, simulation: Simulation, where: str) -> None:
             raise StrategyFaultError(f"{where}: trial {command.trial.number} has other ops than the space")
         for op in space.ops:
             config = candidate.config_of(op)
-            allowed = (*space.options[op], *(preset.config_of(op) for preset in space.presets.values()))
-            if config not in allowed and (config.quantized or config.float_type not in space.float_types):
+            if not space.allows(op, config):
                 raise StrategyFaultError(
                     f"{where}: trial {command.trial.number} leaves the space: op {op} has {config}"
                 )

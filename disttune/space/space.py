@@ -21,6 +21,7 @@ from disttune.space.capability import APPROACHES, WEIGHT_ONLY, Capability, Capab
 from disttune.space.float_recipes import FLOAT_RECIPES, resolve_float_recipes
 from disttune.space.merge import UserOptions
 from disttune.space.options import op_options
+from disttune.space.precisions import Precision, model_precisions
 from disttune.space.presets import whole_model_presets
 from disttune.space.summary import ModelSummary, OpSummary
 from disttune.space.tree import Choice, Product, Sum, count_text
@@ -59,6 +60,7 @@ class Space:
         in_float: ops that the job leaves in float in every candidate, with what says so.
         float_types: that an op can go back to, the one to try first at the front.
         presets: candidates worth an early trial, by name; they may lie outside the space.
+        precisions: what else ops can be computed in, by name; their configs may lie outside the space.
         warnings: sentences for the user.
     """
 
@@ -72,6 +74,7 @@ class Space:
     in_float: Mapping[str, str] = field(default_factory=dict)
     float_types: tuple[str, ...] = ("float32",)
     presets: Mapping[str, Candidate] = field(default_factory=dict)
+    precisions: Mapping[str, Precision] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @cached_property
@@ -124,6 +127,15 @@ class Space:
     def default_candidate(self) -> Candidate:
         """Every op at its first option, recipes at their default or at what the job fixes."""
         return self[0]
+
+    def allows(self, op: str, config: OpConfig) -> bool:
+        """Whether an op may have a config in some trial: an option, a float type, what a preset or a
+        precision gives it, or one of these with a weight algorithm."""
+        known = [*self.options[op], *(preset.config_of(op) for preset in self.presets.values())]
+        known += [p.configs[op] for p in self.precisions.values() if op in p.configs]
+        if not config.quantized:
+            return config.float_type in self.float_types or config in known
+        return _without_weight_method(config) in map(_without_weight_method, known) or config in known
 
     def op_wise(self) -> "Space":
         """The product over the ops alone: recipes stay as in the default candidate."""
@@ -200,12 +212,18 @@ def build_space(
             ),
         ),
     )
+    alone = {WEIGHT_ONLY} if "int8" in capability.weights_alone else set()
+    buildable = frozenset(approaches) - ({WEIGHT_ONLY} - alone)
+    if quantization.approach == WEIGHT_ONLY:
+        buildable |= {WEIGHT_ONLY}
+    precisions = model_precisions(
+        summary.ops, space.options, capability, user.allows, methods, buildable, placement
+    )
+    space = replace(space, precisions=precisions)
     if quantization.approach == WEIGHT_ONLY:
         return space
     dynamic = capability.select(("dynamic",), placement, methods)
     taken = frozenset(methods) & capability.methods("static")
-    alone = {"weight_only"} if "int8" in capability.weights_alone else set()
-    buildable = frozenset(approaches) - ({"weight_only"} - alone)
     return replace(space, presets=_presets(space, summary, quantization, dynamic, taken, buildable))
 
 
@@ -319,6 +337,12 @@ def _no_quantizable_op(
     if others:
         text += f' With another approach or placement = "all": {", ".join(sorted(others))}.'
     return text
+
+
+def _without_weight_method(config: OpConfig) -> OpConfig:
+    if config.weight is None:
+        return config
+    return replace(config, weight=replace(config.weight, method="minmax", parameter=None, options=()))
 
 
 def _in_words(options: Sequence[OpConfig]) -> str:
