@@ -17,7 +17,7 @@ import numpy as np
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import Scheme
-from disttune.quantize.algorithms.grid import Grid, Parameters, grid_from
+from disttune.quantize.algorithms.grid import Parameters, furthest_on_lowest, grid_from, has_signed_scales
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.objective import Objective
 from disttune.quantize.algorithms.registry import register_layer_algorithm
@@ -135,15 +135,19 @@ def _best_scale(layers: list[_Layer], magnitudes: Floats) -> Floats | None:
 
 
 def _rounded(weight: Floats, scheme: Scheme, share: float) -> Rounded:
-    plain = Rounded.plainly(weight, scheme)
+    signed = has_signed_scales(scheme)
+    plain = Rounded.plainly(weight, scheme, signed=signed)
     if share == 1.0:
         return plain
+    codes = plain.grid.codes
 
     def parameters(rows: Floats) -> Parameters:
+        if signed:
+            return furthest_on_lowest(share * rows, codes)
         values = rows.astype(np.float32)
         low, high = (share * end.astype(np.float64) for end in (values.min(axis=1), values.max(axis=1)))
         scale, zero_point = affine_arrays(low, high, scheme.dtype, scheme.symmetric)
         return scale, zero_point.astype(np.int32)
 
-    grid: Grid = grid_from(weight, scheme, plain.grid.codes, parameters)
+    grid = grid_from(weight, scheme, codes, parameters)
     return Rounded(grid, grid.round(weight))

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from disttune.quantize.algorithms.grid import CodeArray, Grid
+from disttune.quantize.algorithms.grid import CodeArray, Grid, has_signed_scales
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.objective import Objective
 from disttune.quantize.algorithms.registry import register_layer_algorithm
@@ -30,7 +30,7 @@ class Flip:
     needs_inputs: ClassVar[bool] = True
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        plain = Rounded.plainly(problem.weight, problem.scheme)
+        plain = Rounded.plainly(problem.weight, problem.scheme, signed=has_signed_scales(problem.scheme))
         objectives = Objective.of_parts(problem)
         return descended(plain, objectives).solution(objectives, plain)
 

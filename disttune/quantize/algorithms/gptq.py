@@ -18,7 +18,7 @@ import numpy as np
 
 from disttune.config.schemes import Scheme
 from disttune.quantize.algorithms.flip import descended
-from disttune.quantize.algorithms.grid import CodeArray, Grid, grid_of
+from disttune.quantize.algorithms.grid import CodeArray, Grid, grid_of, has_signed_scales
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.objective import Objective
 from disttune.quantize.algorithms.registry import register_layer_algorithm
@@ -36,7 +36,7 @@ class Gptq:
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         scheme = problem.scheme
-        plain = Rounded.plainly(problem.weight, scheme)
+        plain = Rounded.plainly(problem.weight, scheme, signed=has_signed_scales(scheme))
         objectives = Objective.of_parts(problem)
         threshold = "mse" if scheme.option("mse") else "minmax"
         start = plain if threshold == "minmax" else Rounded.plainly(problem.weight, scheme, threshold)
@@ -129,13 +129,14 @@ def _by_group(rows: _Rows, grid: Grid, scheme: Scheme, threshold: str, block: in
     assert scheme.group_size
     size, n_rows = scheme.group_size, len(rows.codes)
     own = replace(scheme, granularity="per_channel", group_size=None)
+    signed = has_signed_scales(scheme)
     found = []
     block = size * max(block // size, 1)
     for start in range(0, n_rows, block):
         end = min(start + block, n_rows)
         for first in range(start, end, size):
             n = min(size, end - first)
-            found.append(grid_of(rows.weight[None, first : first + n], own, threshold))
+            found.append(grid_of(rows.weight[None, first : first + n], own, threshold, signed=signed))
             rows.round(first, found[-1], n, end)
         rows.later(start, end)
     return replace(

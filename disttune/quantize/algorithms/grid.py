@@ -4,7 +4,9 @@ Rules:
 1. value = (code - zero point) * scale, the scale being a float32 number.
 2. code = round(value / scale) + zero point, divided in float32, rounded half to even, kept inside the codes
    that the range was spread over: what `quantize.weights` does, so plain rounding gives the same codes.
-3. Ranges contain zero. A group is `group_size` rows of K; the last one may be shorter, and its range is then
+3. Symmetric codes below 8 bits may have signed scales, where groups have them: the value furthest from zero
+   falls on the lowest code, so that all codes are used and nothing but values near the opposite end clips.
+4. Ranges contain zero. A group is `group_size` rows of K; the last one may be shorter, and its range is then
    that of its own rows.
 """
 
@@ -94,13 +96,14 @@ class Grid:
         return np.repeat(values, self.group_size, axis=-2)[..., :n_rows, :]
 
 
-def grid_of(weight: Floats, scheme: Scheme, threshold: str = "minmax") -> Grid:
+def grid_of(weight: Floats, scheme: Scheme, threshold: str = "minmax", *, signed: bool = False) -> Grid:
     """The grid of a layer's weight by its scheme.
 
     Args:
         weight: shape (n_parts, K, N).
         scheme: its granularity gives the shape of the scales; an integer type.
         threshold: key of `METHODS`: how the range of each slice is found.
+        signed: rule 3, with "minmax".
     Raises:
         TrialError: the weight holds NaN or infinity, or the type is float8.
     """
@@ -112,7 +115,30 @@ def grid_of(weight: Floats, scheme: Scheme, threshold: str = "minmax") -> Grid:
 
     check_integer_codes(scheme, weight)
     codes = code_range(scheme.dtype, scheme.symmetric, reduce_range=scheme.reduce_range)
+    if signed and threshold == "minmax":
+        return grid_from(weight, scheme, codes, lambda rows: furthest_on_lowest(rows, codes))
     return grid_from(weight, scheme, codes, parameters)
+
+
+def has_signed_scales(scheme: Scheme) -> bool:
+    """Whether rule 3 is for a scheme; with a scale for each column, biases need scales above zero."""
+    grouped = scheme.symmetric and scheme.granularity == "per_group" and scheme.dtype not in FLOAT8_DTYPES
+    lowest, highest = code_range(scheme.dtype) if grouped else (0, 255)
+    return highest - lowest < 255 and not scheme.reduce_range
+
+
+def furthest_on_lowest(rows: Floats, codes: Codes) -> Parameters:
+    """Rule 3 for slices as rows: float32 arithmetic as in onnxruntime; zeros have scale 1."""
+    values = rows.astype(np.float32)
+    low, high = values.min(axis=1, initial=0), values.max(axis=1, initial=0)
+    half = (codes[1] - codes[0] + 1) // 2
+    scale = never_zero(np.where(high > -low, high, low) / np.float32(-half))
+    return scale, np.full(len(rows), codes[0] + half, np.int32)
+
+
+def never_zero(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 for scales whose reciprocal is no float32 number."""
+    return np.where(np.abs(scale) < np.finfo(np.float32).tiny, np.float32(1), scale)
 
 
 def check_integer_codes(scheme: Scheme, weight: Floats) -> None:

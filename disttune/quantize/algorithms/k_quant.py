@@ -14,7 +14,14 @@ from typing import ClassVar
 import numpy as np
 
 from disttune.config.schemes import Scheme
-from disttune.quantize.algorithms.grid import Grid, Parameters, check_integer_codes, grid_from
+from disttune.quantize.algorithms.grid import (
+    Grid,
+    Parameters,
+    check_integer_codes,
+    furthest_on_lowest,
+    grid_from,
+    has_signed_scales,
+)
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.registry import register_layer_algorithm
 from disttune.quantize.algorithms.rounded import Rounded
@@ -33,7 +40,7 @@ class KQuant:
     def solve(self, problem: LayerProblem) -> LayerSolution:
         scheme, weight = problem.scheme, problem.weight
         check_integer_codes(scheme, weight)
-        plain = Rounded.plainly(weight, scheme)
+        plain = Rounded.plainly(weight, scheme, signed=has_signed_scales(scheme))
         codes = plain.grid.codes
         grid = grid_from(weight, scheme, codes, lambda rows: _best(rows, scheme, codes))
         return Rounded(grid, grid.round(weight)).solution_without_data(problem, plain)
@@ -43,11 +50,21 @@ def _best(rows: Floats, scheme: Scheme, codes: Codes) -> Parameters:
     """Scale and zero point of each row, rule 3."""
     importance = np.abs(rows) + np.sqrt(np.square(rows).mean(axis=1, keepdims=True))
     low, high = rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)
-    scale, zero_point = affine_arrays(low, high, scheme.dtype, scheme.symmetric)
+    signed = has_signed_scales(scheme)
+    if signed:
+        scale, zero_point = furthest_on_lowest(rows, codes)
+    else:
+        scale, zero_point = affine_arrays(low, high, scheme.dtype, scheme.symmetric)
     least = _cost(rows, importance, scale, zero_point, codes)
-    fit = _symmetric if scheme.symmetric else _asymmetric
-    for tried_scale, tried_zero in fit(rows, importance, codes):
-        usable = np.isfinite(tried_scale) & (tried_scale > _TINY)
+    reach = np.where(high > -low, high, low) if signed else -np.maximum(high, -low)
+    tries = (
+        _symmetric(rows, importance, codes, reach)
+        if scheme.symmetric
+        else _asymmetric(rows, importance, codes)
+    )
+    for tried_scale, tried_zero in tries:
+        usable = np.isfinite(tried_scale) & (np.abs(tried_scale) > _TINY)
+        usable &= (tried_scale > 0) | signed
         tried = np.where(usable, tried_scale, scale).astype(np.float32)
         zero = np.where(usable, tried_zero, zero_point)
         cost = _cost(rows, importance, tried, zero, codes)
@@ -84,13 +101,16 @@ def _asymmetric(rows: Floats, importance: Floats, codes: Codes) -> Iterator[tupl
             yield scale, np.clip(np.nan_to_num(zero_point), *codes)
 
 
-def _symmetric(rows: Floats, importance: Floats, codes: Codes) -> Iterator[tuple[Floats, Floats]]:
-    reach = np.abs(rows).max(axis=1, initial=0, keepdims=True)
-    middle = np.rint(sum(codes) / 2)
-    half = (codes[1] - codes[0]) / 2
-    zero_point = np.full(len(rows), middle)
+def _symmetric(
+    rows: Floats, importance: Floats, codes: Codes, reach: Floats
+) -> Iterator[tuple[Floats, Floats]]:
+    """Scales by which about `reach`, shape (n_rows,), falls on the lowest code."""
+    middle = (codes[0] + codes[1] + 1) // 2
+    half = middle - codes[0]
+    zero_point = np.full(len(rows), float(middle))
     with np.errstate(divide="ignore", invalid="ignore"):
         for shift in _SHIFTS:
-            levels = np.clip(np.rint((half + shift) / reach * rows), codes[0] - middle, codes[1] - middle)
+            steps = -(half + shift) / reach[:, None] * rows
+            levels = np.clip(np.rint(steps), codes[0] - middle, codes[1] - middle)
             sum_ll = (importance * np.square(levels)).sum(axis=1)
             yield (importance * rows * levels).sum(axis=1) / sum_ll, zero_point

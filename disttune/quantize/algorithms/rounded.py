@@ -19,9 +19,11 @@ class Rounded:
     codes: CodeArray
 
     @classmethod
-    def plainly(cls, weight: Floats, scheme: Scheme, threshold: str = "minmax") -> Self:
-        """Plain rounding of a weight, shape (n_parts, K, N)."""
-        grid = grid_of(weight, scheme, threshold)
+    def plainly(
+        cls, weight: Floats, scheme: Scheme, threshold: str = "minmax", *, signed: bool = False
+    ) -> Self:
+        """Plain rounding of a weight, shape (n_parts, K, N); see `grid_of`."""
+        grid = grid_of(weight, scheme, threshold, signed=signed)
         return cls(grid, grid.round(weight))
 
     @property

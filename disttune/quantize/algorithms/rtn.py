@@ -13,11 +13,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from disttune.quantize.algorithms.grid import CodeArray, Grid, Parameters, check_integer_codes, grid_from
+from disttune.quantize.algorithms.grid import (
+    CodeArray,
+    Grid,
+    Parameters,
+    check_integer_codes,
+    furthest_on_lowest,
+    grid_from,
+    never_zero,
+)
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.registry import register_layer_algorithm
 from disttune.quantize.algorithms.rounded import Rounded
-from disttune.quantize.parameters import code_range
+from disttune.quantize.parameters import Codes, code_range
 
 
 @register_layer_algorithm("rtn")
@@ -30,8 +38,8 @@ class Rtn:
         scheme, weight = problem.scheme, problem.weight
         check_integer_codes(scheme, weight)
         codes = code_range(scheme.dtype, reduce_range=scheme.reduce_range)
-        parameters = _symmetric if scheme.symmetric else _asymmetric
-        grid = grid_from(weight, scheme, codes, lambda rows: parameters(rows, *codes))
+        parameters = furthest_on_lowest if scheme.symmetric else _asymmetric
+        grid = grid_from(weight, scheme, codes, lambda rows: parameters(rows, codes))
         plain = Rounded(grid, _codes(weight, grid))
         found = plain
         if scheme.option("mse"):
@@ -39,20 +47,14 @@ class Rtn:
         return found.solution_without_data(problem, plain)
 
 
-def _symmetric(rows: Floats, lowest: int, highest: int) -> Parameters:
-    """Rule 2."""
-    low, high = _ends(rows)
-    half = (highest - lowest + 1) // 2
-    scale = np.where(high > -low, high, low) / np.float32(-half)
-    return _never_zero(scale), np.full(len(rows), lowest + half, np.int32)
-
-
-def _asymmetric(rows: Floats, lowest: int, highest: int) -> Parameters:
+def _asymmetric(rows: Floats, codes: Codes) -> Parameters:
     """Rule 1."""
-    low, high = _ends(rows)
+    lowest, highest = codes
+    values = rows.astype(np.float32)
+    low, high = values.min(axis=1, initial=0), values.max(axis=1, initial=0)
     scale = (high - low) / np.float32(highest - lowest)
-    zero_point = np.floor((-low / _never_zero(scale)).astype(np.float64) + 0.5)
-    return _never_zero(scale), (np.clip(zero_point, 0, highest - lowest) + lowest).astype(np.int32)
+    zero_point = np.floor((-low / never_zero(scale)).astype(np.float64) + 0.5)
+    return never_zero(scale), (np.clip(zero_point, 0, highest - lowest) + lowest).astype(np.int32)
 
 
 def _codes(weight: Floats, grid: Grid) -> CodeArray:
@@ -63,13 +65,3 @@ def _codes(weight: Floats, grid: Grid) -> CodeArray:
     steps = weight.astype(np.float32) * grid.for_rows(np.float32(1) / grid.scale, n_rows) + zeros
     codes: Floats = np.clip(np.floor(steps.astype(np.float64) + 0.5), 0, highest - lowest) + lowest
     return codes.astype(np.int32)
-
-
-def _ends(rows: Floats) -> tuple[np.ndarray, np.ndarray]:
-    values = rows.astype(np.float32)
-    return values.min(axis=1, initial=0), values.max(axis=1, initial=0)
-
-
-def _never_zero(scale: np.ndarray) -> np.ndarray:
-    """Rule 4; also for scales whose reciprocal is no float32 number."""
-    return np.where(np.abs(scale) < np.finfo(np.float32).tiny, np.float32(1), scale)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import Scheme
-from disttune.quantize.algorithms.grid import Grid, grid_of
+from disttune.quantize.algorithms.grid import Grid, grid_of, has_signed_scales
 from disttune.quantize.algorithms.layer import Floats, JointAlgorithm, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.registry import find_layer_algorithm
 from disttune.quantize.algorithms.rounded import Rounded
@@ -107,7 +107,7 @@ def test_no_layer_is_worse_than_by_rounding(
     scheme = int4("awq", symmetric=symmetric, group_size=group_size, scale_search=scale_search)
     problem = LayerProblem("fc", rng.normal(size=(1, n_inputs, 4)), scheme, inputs_of(x))
     solution = find_layer_algorithm("awq").solve(problem)
-    plain = Rounded.plainly(problem.weight, scheme).values[0]
+    plain = Rounded.plainly(problem.weight, scheme, signed=has_signed_scales(scheme)).values[0]
     rounded = np.square(x @ (problem.weight[0] - plain)).sum()
     found = np.square(x @ problem.weight[0] - outputs_of(x, solution, scheme)).sum()
     assert found <= rounded * (1 + 1e-5) + 1e-9

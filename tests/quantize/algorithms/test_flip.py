@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from disttune.config.errors import TrialError
 from disttune.config.schemes import Scheme
 from disttune.quantize.algorithms.flip import descend
-from disttune.quantize.algorithms.grid import Grid, grid_of
+from disttune.quantize.algorithms.grid import Grid, grid_of, has_signed_scales
 from disttune.quantize.algorithms.layer import LayerProblem
 from disttune.quantize.algorithms.objective import Objective
 from disttune.quantize.algorithms.registry import find_layer_algorithm
@@ -129,4 +129,5 @@ def test_float8_has_no_codes_to_move() -> None:
 
 
 def _of(problem: LayerProblem) -> tuple[Objective, Grid]:
-    return Objective.of(problem, 0), grid_of(problem.weight, problem.scheme)
+    signed = has_signed_scales(problem.scheme)
+    return Objective.of(problem, 0), grid_of(problem.weight, problem.scheme, signed=signed)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disttune.config.schemes import Scheme
-from disttune.quantize.algorithms.grid import Grid, grid_of
+from disttune.quantize.algorithms.grid import Grid, grid_of, has_signed_scales
 from disttune.quantize.algorithms.layer import Floats, LayerInputs, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.objective import Objective
 from disttune.quantize.algorithms.registry import find_layer_algorithm
@@ -119,7 +119,8 @@ def test_no_column_is_worse_than_by_rounding(
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(4, n_inputs)) * (rng.random(n_inputs) > 0.3)  # few rows, and inputs always zero
     problem = LayerProblem("fc", rng.normal(size=(1, n_inputs, 4)), scheme, inputs_of(x))
-    objective, plain = Objective.of(problem, 0), Rounded.plainly(problem.weight, scheme)
+    objective = Objective.of(problem, 0)
+    plain = Rounded.plainly(problem.weight, scheme, signed=has_signed_scales(scheme))
     found = values_of(solve(problem), scheme)[0]
     assert (objective.losses(found) <= objective.losses(plain.values[0]) * (1 + 1e-6) + 1e-12).all()
 
@@ -207,3 +208,13 @@ def test_one_scale_for_all_parts_stays_one() -> None:
     assert solution.scale.shape == (1, 1, 1)
     assert solution.codes.shape == (5, 9, 1)
     assert solution.report["loss"] <= solution.report["loss_rtn"]
+
+
+@pytest.mark.parametrize("method", ["gptq", "flip", "awq", "k_quant"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_plain_rounding_of_all_methods_is_rtn(method: str, symmetric: bool) -> None:
+    reports = [
+        solve(layer(64, 16, int4(name, symmetric=symmetric, group_size=32), seed=5)).report
+        for name in ("rtn", method)
+    ]
+    assert reports[1]["loss_rtn"] == pytest.approx(reports[0]["loss"], rel=1e-6)
