@@ -189,7 +189,7 @@ def pss_of(processes: list[psutil.Process]) -> Counter[str]:
 
 
 @pytest.mark.on_demand
-def test_a_model_of_3_gb_is_tuned_on_two_ranks_in_less_than_two_and_a_half_of_its_size(tmp_path: Path):
+def test_a_model_of_3_gb_is_tuned_on_two_ranks_in_little_more_than_its_size(tmp_path: Path):
     n_bytes = write_large(tmp_path)
     command = mpirun(2, "tune", tmp_path / "job.toml", "-o", tmp_path / "run")
     peak, when, started_s = Counter({"Pss": 0.0}), 0.0, time.monotonic()
@@ -208,4 +208,4 @@ def test_a_model_of_3_gb_is_tuned_on_two_ranks_in_less_than_two_and_a_half_of_it
     assert tuning.returncode == 0
     assert {row["status"] for row in table(tmp_path / "run")} == {"ok"}
     onnx.checker.check_model(tmp_path / "run" / "best.onnx")
-    assert peak["Pss"] < 2.5 * n_bytes / 1e9  # the float session: onnxruntime copies what it is handed, once
+    assert peak["Pss"] < 1.75 * n_bytes / 1e9  # codes are a quarter, and packed once more for the best
