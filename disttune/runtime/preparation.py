@@ -6,6 +6,7 @@ rank has started work.
 """
 
 import datetime
+import time
 from collections.abc import Callable
 
 from disttune.config.errors import InputError
@@ -13,6 +14,7 @@ from disttune.config.goal import Goal
 from disttune.config.job import Job
 from disttune.config.job_file import dump_job
 from disttune.config.recipes import REDUCE_RANGE
+from disttune.runtime.batch_job import RESERVE_S, batch_end_at
 from disttune.runtime.crew import Crew
 from disttune.runtime.hosts import binding_warning, reduced_range, share_threads
 from disttune.runtime.journal import Journal, JournalContents
@@ -39,6 +41,7 @@ from disttune.runtime.run_directory import RunDirectory, version_differences
 from disttune.runtime.search import Search, default_trial_timeout_s
 from disttune.runtime.transport import Transport
 from disttune.runtime.works import Works
+from disttune.schedule.batch_end import BatchEnd
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.scheduler import Scheduler
@@ -88,6 +91,7 @@ class Preparation:
         self._strategy = make_strategy(job.tuning.strategy, job.tuning.strategy_kwargs, job.folder)
         self._capability = load_capability(job.model.target)
         _require_available(job)
+        batch_end_at()  # a mistake in it is told before any work
         self._contents = contents
         self._began_s = transport.now_s()
         self._space: Space | None = None
@@ -308,6 +312,7 @@ class Preparation:
             tuning.patience,
             tuning.max_repeats,
             tuning.max_probes,
+            self._batch_end(seconds),
         )
         self._begin_search(Scheduler(self._strategy, history, policy, self._recording), seconds, given)
 
@@ -331,7 +336,7 @@ class Preparation:
             timeout_s,
             best_path=self._run.best_model,
             replay=self._recording,
-            elapsed_s=self._contents.seconds + self._transport.now_s() - self._began_s,
+            elapsed_s=self._now_s(),
             exported=exported.digest if exported and self._run.best_model.is_file() else None,
             works=self.works,
         )
@@ -349,6 +354,18 @@ class Preparation:
             )
         )
         self.search.start()
+
+    def _batch_end(self, baseline_s: float) -> BatchEnd:
+        """In seconds of the job; clocks are looked at once."""
+        at = batch_end_at()
+        if at is None:
+            return BatchEnd()
+        left_s = at - time.time() - RESERVE_S
+        return BatchEnd(self._now_s() + max(0.0, left_s), baseline_s)
+
+    def _now_s(self) -> float:
+        """Seconds of the job, over all sessions."""
+        return self._contents.seconds + self._transport.now_s() - self._began_s
 
     def _trial_timeout_s(self, baseline_s: float, given: bool) -> float | None:
         """Deadline of an evaluation; None when only trial 0 can tell."""

@@ -39,7 +39,8 @@ class TuningResult:
 
     Args:
         status: "goal_met", "goal_not_met" or "interrupted".
-        stop_reason: "goal", "max_trials", "timeout", "space", "strategy", "find_n", "patience" or "signal".
+        stop_reason: "goal", "max_trials", "timeout", "space", "strategy", "find_n", "patience",
+            "signal" or "batch_end".
         baseline: of the float model; None when it was not measured yet.
         goal: what a metric must reach.
         best: None when no trial has a metric.

@@ -190,10 +190,12 @@ class Search:
                 self._works.report(now_s)
                 self._listener.progress(n_trials, len(self._busy), self.now_s())
         self._handle(Tick(self.now_s()))
-        if self._finishing and self._is_interrupted and self._works.export_waits:
+        is_interrupted = self._is_interrupted or (self._finishing and self._finishing.status == "interrupted")
+        if self._finishing and is_interrupted and self._works.export_waits:
             self._works.drop_export()
             self._exporter.give_up()
-            self._finishing = Finish("interrupted", "signal")
+            reason = "signal" if self._is_interrupted else self._finishing.stop_reason
+            self._finishing = Finish("interrupted", reason)
         if self._finishing and not self._later and self._exporter.settled:
             if self._exporter.failure:
                 raise InputError(self._exporter.failure)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
+from disttune.strategy.stage import Probe
 
 Kind = tuple[tuple[str, int], ...]
 MIN_FOR_A_LINE = 4  # durations of a kind
@@ -58,18 +59,30 @@ class Durations:
         self._work = {op.name: op.n_macs / total if total else 0.0 for op in summary.ops}
         self._lines: dict[Kind, _Line] = {}
         self.n_learnt = 0
+        self._seconds = 0.0
 
     def learn(self, candidate: Candidate, seconds: float) -> None:
         """Take in how long one took."""
         kind, work = self._features(candidate)
         self._lines.setdefault(kind, _Line()).add(work, seconds)
         self.n_learnt += 1
+        self._seconds += seconds
 
     def rank(self, candidate: Candidate) -> tuple[float, float]:
         """The least goes first: longest expected, then most work."""
         kind, work = self._features(candidate)
         line = self._lines.get(kind)
         return (-line.at(work) if line else -math.inf, -work)
+
+    def expected_s(self, item: Candidate | Probe) -> float | None:
+        """What an item should take: as its kind does, else the mean of all; None before any."""
+        if not self.n_learnt:
+            return None
+        if isinstance(item, Candidate):
+            kind, work = self._features(item)
+            if kind in self._lines:
+                return self._lines[kind].at(work)
+        return self._seconds / self.n_learnt
 
     def _features(self, candidate: Candidate) -> tuple[Kind, float]:
         in_float = [op for op in candidate.ops if not candidate.config_of(op).quantized]

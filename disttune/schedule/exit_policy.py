@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from disttune.config.errors import InputError
+from disttune.schedule.batch_end import NO_END, BatchEnd
 from disttune.schedule.history import History
 from disttune.strategy.trial import Trial
 
@@ -24,6 +25,7 @@ class ExitPolicy:
             is better, at the end of a stage, since only there it is measured.
         max_repeats: end a stage after this many repeats in a row.
         max_probes: bound on the probes of the whole job.
+        batch_end: of the batch job; nothing is started that should end later.
     Raises:
         InputError: more than one trial is to be found, yet the first that meets the goal stops.
     """
@@ -35,6 +37,7 @@ class ExitPolicy:
     patience: int | None = None
     max_repeats: int = 1000
     max_probes: int | None = None
+    batch_end: BatchEnd = NO_END
 
     def __post_init__(self) -> None:
         if self.stop_at == "goal" and (self.find_n or 0) > 1:

@@ -46,6 +46,7 @@ from disttune.strategy.trial import Trial
 MAX_CRASHES = 2  # trial processes that one candidate may kill
 MAX_LOSSES = 3  # ranks that may vanish under one candidate: a lost node is rarely the candidate's fault
 LOOK_AHEAD = 2  # items drawn ahead of the first uncommitted one, per worker
+INTERRUPTIONS = ("signal", "batch_end")  # with work left
 MAX_EMPTY_STAGES = 1000  # stages in a row without anything new to measure
 
 
@@ -97,6 +98,7 @@ class Scheduler:
         self._next_trial = 0
         self._next_probe = 0
         self._drain_until_s: float | None = None
+        self._drain_reason = "signal"
         self._differs_told = False
         self._commands: list[Command] = []
 
@@ -124,6 +126,7 @@ class Scheduler:
             case Interrupt():
                 deadline_s = event.now_s + event.grace_s
                 self._drain_until_s = min(deadline_s, self._drain_until_s or deadline_s)
+                self._drain_reason = "signal"
             case Tick():
                 pass  # only the time it brings matters, below
         self._advance(event.now_s)
@@ -227,11 +230,24 @@ class Scheduler:
             return
         if self.policy.timed_out(now_s):
             self._stop_at_timeout()
-        elif self._drain_until_s is None:
+            return
+        self._look_at_batch_end(now_s)
+        if self._drain_until_s is None:
             assert self._run is not None
             self._commands += self._dispatch.hand_out(self._run)
         elif not self._dispatch.n_running or now_s >= self._drain_until_s:
-            self._finish("signal")
+            self._finish(self._drain_reason)
+
+    def _look_at_batch_end(self, now_s: float) -> None:
+        """Start nothing more once the next item should end after the batch job does."""
+        assert self._run is not None
+        end, following = self.policy.batch_end, self._run.next_waiting
+        if self._drain_until_s is not None or (following is None and now_s < end.ends_s):
+            return
+        expected_s = self._durations.expected_s(following.item) if following is not None else None
+        if not end.fits(now_s, expected_s):
+            self._drain_until_s, self._drain_reason = end.ends_s, "batch_end"
+            self._commands.append(Notice(end.notice(now_s, expected_s)))
 
     def _step(self) -> bool:
         """Commit one item, or draw one, or go to the next stage; False when nothing is to be done."""
@@ -494,7 +510,7 @@ class Scheduler:
         self._commands += self._dispatch.cancel_all()
         best = self.history.best
         met = best is not None and best.meets_goal
-        if stop_reason == "signal":
+        if stop_reason in INTERRUPTIONS:
             self.finished = Finish("interrupted", stop_reason)
         else:
             self.finished = Finish("goal_met" if met else "goal_not_met", stop_reason)

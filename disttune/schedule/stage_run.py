@@ -181,6 +181,14 @@ class StageRun:
         return found
 
     @property
+    def next_waiting(self) -> Entry | None:
+        """What would be handed out next."""
+        self._sort_again()
+        if self._alone:
+            return self._alone[0]
+        return self._waiting[0][2] if self._waiting else None
+
+    @property
     def waits(self) -> bool:
         return bool(self._waiting)
 

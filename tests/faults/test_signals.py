@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from disttune.runtime.batch_job import RESERVE_S
 from disttune.runtime.records import Record
 from tests.distributed.jobs import make_job, records, table
 from tests.distributed.launch import Ended, Launched, disttune, mpirun, run
@@ -105,4 +106,20 @@ def test_job_that_was_stopped_for_a_while_goes_on_as_if_nothing_had_been(undistu
 
     assert ended.code == 3, ended.text
     assert "takes no further part" not in ended.text
+    assert table(path) == table(undisturbed)
+
+
+def test_job_ends_in_order_before_its_batch_job_does_and_goes_on_in_the_next(undisturbed: Path):
+    path = undisturbed.parent / "batch"
+    command = disttune("tune", undisturbed.parent / "job.toml", "-o", path)
+    end_s = int(time.time() + RESERVE_S + 6.0)
+
+    ended = run(command, {"SLURM_JOB_END_TIME": str(end_s)})
+
+    assert ended.code in (75, 3), ended.text  # 3: this machine was quick
+    assert time.time() < end_s
+    if ended.code == 75:
+        assert "the batch job ends soon" in ended.text
+        assert "Traceback" not in ended.text
+    assert run(command).code == 3
     assert table(path) == table(undisturbed)
