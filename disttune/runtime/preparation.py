@@ -90,7 +90,6 @@ class Preparation:
         self._warn = warn
         self._strategy = make_strategy(job.tuning.strategy, job.tuning.strategy_kwargs, job.folder)
         self._capability = load_capability(job.model.target)
-        _require_available(job)
         batch_end_at()  # a mistake in it is told before any work
         self._contents = contents
         self._began_s = transport.now_s()
@@ -382,13 +381,3 @@ class Preparation:
         if recorded is None and timeout_s != float("inf"):
             self.journal.append(DeadlineRecord(t=self._contents.seconds, trial_timeout_s=timeout_s))
         return timeout_s
-
-
-def _require_available(job: Job) -> None:
-    """Refuse keys that are known but do nothing yet, rather than ignore them.
-
-    Raises:
-        InputError: one of them is given.
-    """
-    if job.quantization.accuracy_level:
-        raise InputError("[quantization] accuracy_level: there is no weight-only algorithm yet; leave it out")

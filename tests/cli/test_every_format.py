@@ -140,3 +140,16 @@ def test_reduced_ranges_and_float_biases_do_too(tmp_path):
     settings = ("quantization.reduce_range=true", "quantization.recipes.quantize_bias=false")
     result = run_job(tmp_path, replace(static(), weight=Scheme("int8", True)), ["Conv", "Gemm"], *settings)
     assert metric_of(tmp_path / "run" / "best.onnx") == result["best"]["metric"]
+
+
+def test_accuracy_level_of_a_job_reaches_the_exported_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    write_job(tmp_path)
+    options = ['quantization.approach="weight_only"', "quantization.accuracy_level=4", "tuning.max_trials=1"]
+
+    code = main(["tune", "job.toml", "-o", "run", *(part for o in options for part in ("--set", o))])
+
+    assert code in (0, 3)
+    nodes = [n for n in onnx.load(tmp_path / "run" / "best.onnx").graph.node if n.op_type == "MatMulNBits"]
+    levels = {a.i for n in nodes for a in n.attribute if a.name == "accuracy_level"}
+    assert levels == {4}
