@@ -165,11 +165,12 @@ def grid_from(
         scale, zero_point = parameters(weight.reshape(1, -1))
         return Grid(scale.reshape(1, 1, 1), zero_point.reshape(1, 1, 1), codes)
     size = scheme.group_size or max(n_rows, 1)
-    found = [
-        parameters(weight[:, i : i + size].swapaxes(1, 2).reshape(-1, min(size, n_rows - i)))
-        for i in range(0, n_rows, size)
-    ]
-    shape = (n_parts, 1, n_columns)
-    scales = np.concatenate([scale.reshape(shape) for scale, _ in found], axis=1)
-    zero_points = np.concatenate([zero_point.reshape(shape) for _, zero_point in found], axis=1)
+    n_whole = n_rows // size * size
+    found = []
+    for part, length in ((weight[:, :n_whole], size), (weight[:, n_whole:], n_rows - n_whole)):
+        if part.shape[1]:  # all whole groups together, then the short one at the end
+            groups = part.reshape(n_parts, -1, length, n_columns).swapaxes(2, 3)
+            found.append([v.reshape(groups.shape[:3]) for v in parameters(groups.reshape(-1, length))])
+    scales = np.concatenate([scale for scale, _ in found], axis=1)
+    zero_points = np.concatenate([zero_point for _, zero_point in found], axis=1)
     return Grid(scales, zero_points, codes, scheme.group_size)

@@ -62,6 +62,12 @@ def _codes(weight: Floats, grid: Grid) -> CodeArray:
     lowest, highest = grid.codes
     n_rows = weight.shape[1]
     zeros = (grid.for_rows(grid.zero_point, n_rows) - lowest).astype(np.float32)
-    steps = weight.astype(np.float32) * grid.for_rows(np.float32(1) / grid.scale, n_rows) + zeros
-    codes: Floats = np.clip(np.floor(steps.astype(np.float64) + 0.5), 0, highest - lowest) + lowest
-    return codes.astype(np.int32)
+    steps = weight.astype(np.float32)
+    steps *= grid.for_rows(np.float32(1) / grid.scale, n_rows)
+    steps += zeros
+    whole = np.floor(steps)
+    whole += steps - whole >= 0.5  # exact, where adding 0.5 would round
+    np.clip(whole, 0, highest - lowest, out=whole)
+    codes = whole.astype(np.int32)
+    codes += lowest
+    return codes
