@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from disttune.config.auto_search_job import with_auto_search_sections
 from disttune.config.errors import JobFileError
 from disttune.config.job import Job
 from disttune.config.job_errors import SECTIONS, mistake_lines
@@ -60,6 +61,7 @@ def job_from_dict(
     given = _plain(data)
     merged = _plain(data)
     lines += apply_overrides(merged, settings)
+    lines += with_auto_search_sections(merged, where)
     if "folder" not in merged or isinstance(merged["folder"], str):
         folder = folder.absolute() / merged.get("folder", "")
         merged["folder"] = str(folder)

@@ -14,10 +14,11 @@ INC 2.6 takes an upper confidence bound over continuous codes, always maximises 
 import random
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from disttune.space.dimensions import Dimensions, Point
 from disttune.strategy.extras import require
+from disttune.strategy.gaussian_process import expected_improvement, fitted, with_points
 from disttune.strategy.grid import check_level, sampler_grid
 from disttune.strategy.random import shuffled
 from disttune.strategy.registry import register_strategy
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 MAX_INITIAL = 10
 MAX_POINTS = 10_000
-DIGITS = 9  # of the improvement: BLAS may differ in the last ones
 
 
 @register_strategy("bayesian")
@@ -103,15 +103,15 @@ def next_points(
     chosen: list[int] = []
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the fit's convergence
-        process = _fitted(_coded(grid, x), y)
+        process = fitted(_coded(grid, x), y)
         coded = _coded(grid, pool)
         for _ in range(min(n_points, len(pool))):
-            improvement = _expected_improvement(process, coded, max(y))
+            improvement = expected_improvement(process, coded, max(y))
             improvement[chosen] = -np.inf
             chosen.append(int(np.argmax(improvement)))
             x.append(pool[chosen[-1]])
             y.append(scores[best])
-            process = _with(process, _coded(grid, x), y)
+            process = with_points(process, _coded(grid, x), y)
     return [pool[i] for i in chosen]
 
 
@@ -134,31 +134,3 @@ def _coded(grid: Dimensions, points: Sequence[Point]) -> "np.ndarray":
         columns = np.asarray(points, dtype=int) + starts[:-1]
         np.put_along_axis(coded, columns, np.sqrt(0.5), axis=1)
     return coded
-
-
-def _fitted(x: "np.ndarray", y: Sequence[float]) -> Any:
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import Matern, WhiteKernel
-
-    kernel = Matern(nu=2.5, length_scale_bounds=(1e-1, 1e2)) + WhiteKernel(1e-3, (1e-8, 1.0))
-    return GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(x, y)
-
-
-def _with(process: Any, x: "np.ndarray", y: Sequence[float]) -> Any:
-    """The process with the same kernel over more points."""
-    from sklearn.gaussian_process import GaussianProcessRegressor
-
-    return GaussianProcessRegressor(process.kernel_, optimizer=None, normalize_y=True).fit(x, y)
-
-
-def _expected_improvement(process: Any, x: "np.ndarray", best: float) -> "np.ndarray":
-    import numpy as np
-    from scipy.special import ndtr
-
-    mean, deviation = process.predict(x, return_std=True)
-    deviation = np.maximum(deviation, 1e-12)
-    z = (mean - best) / deviation
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    improvement: np.ndarray = deviation * (z * ndtr(z) + density)
-    scale = float(np.max(improvement))
-    return np.round(improvement / (scale or 1.0), DIGITS)

@@ -35,6 +35,12 @@ def measure(evaluator, weight, tmp_path):
 def test_shipped_metrics_are_found_by_name():
     assert {"cosine", "mse", "top1"} <= set(metric_names())
     assert [find_metric(n).higher_is_better for n in ("top1", "mse", "cosine")] == [True, False, True]
+    assert [find_metric(n).higher_is_better for n in ("l1", "l2", "psnr", "ssim")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_an_unknown_metric_is_told_with_the_nearest():
@@ -44,7 +50,7 @@ def test_an_unknown_metric_is_told_with_the_nearest():
         find_metric("top-1")
 
 
-@pytest.mark.parametrize("name", ["top1", "mse", "cosine"])
+@pytest.mark.parametrize("name", ["top1", "mse", "cosine", "l1", "l2", "psnr", "ssim"])
 def test_a_better_model_scores_better_in_the_metrics_direction(name, tmp_path):
     target = {"labels": LABELS} if name == "top1" else {"y": ROWS}
     evaluator = metric(name, tmp_path, x=ROWS, **target)

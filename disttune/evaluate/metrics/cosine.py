@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from disttune.config.errors import TrialError
+from disttune.evaluate.metrics.pairs import sample_pairs
 from disttune.evaluate.metrics.registry import Scores, register_metric
 
 
@@ -23,11 +23,7 @@ def cosine(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     Raises:
         TrialError: the shapes do not fit.
     """
-    output = outputs[0]
-    if output.size != targets.size or output.shape[:1] != targets.shape[:1]:
-        raise TrialError(f"cosine needs a target of the output's shape {output.shape}; found {targets.shape}")
-    x = output.reshape(len(output), -1).astype(np.float64)
-    y = targets.reshape(len(targets), -1).astype(np.float64)
+    x, y = sample_pairs("cosine", outputs, targets)
     xx, yy, xy = (x * x).sum(axis=1), (y * y).sum(axis=1), (x * y).sum(axis=1)
     # sqrt(a * a) == a in IEEE arithmetic, so equal vectors give exactly 1; sqrt(a) * sqrt(a) would not
     lengths = np.sqrt(xx * yy)

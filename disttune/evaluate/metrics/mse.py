@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from disttune.config.errors import TrialError
+from disttune.evaluate.metrics.pairs import sample_pairs
 from disttune.evaluate.metrics.registry import Scores, register_metric
 
 
@@ -22,9 +22,6 @@ def mse(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     Raises:
         TrialError: the shapes do not fit.
     """
-    output = outputs[0]
-    if output.size != targets.size or output.shape[:1] != targets.shape[:1]:
-        raise TrialError(f"mse needs a target of the output's shape {output.shape}; found {targets.shape}")
-    difference = output.astype(np.float64) - targets.reshape(output.shape).astype(np.float64)
-    scores: Scores = np.square(difference).reshape(len(output), -1).mean(axis=1)
+    x, y = sample_pairs("mse", outputs, targets)
+    scores: Scores = np.square(x - y).mean(axis=1)
     return scores
