@@ -74,8 +74,8 @@ def test_each_point_of_a_batch_has_the_greatest_expected_improvement(seed, monke
     import disttune.strategy.bayesian as module
 
     kernels = []
-    fitted = module._fitted
-    monkeypatch.setattr(module, "_fitted", lambda x, y: kernels.append(fitted(x, y)) or kernels[-1])
+    fitted = module.fitted
+    monkeypatch.setattr(module, "fitted", lambda x, y: kernels.append(fitted(x, y)) or kernels[-1])
     grid, rng = op_dimensions(SPACE), random.Random(seed)
     metric = additive_landscape(seed)
     points = [grid.point(i) for i in rng.sample(range(grid.size), 12)]
