@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from disttune.cli.application import command
+from disttune.cli.rank_counts import rank_counts
 from disttune.cli.report import write_text
 from disttune.config.errors import DisttuneError, InputError
 from disttune.report import wording
@@ -51,7 +52,7 @@ def benchmark(
     """
     if any(int(os.environ.get(name) or 1) > 1 for name in _LAUNCHED):
         raise InputError("start `disttune benchmark` by itself, not under mpirun: it starts mpirun")
-    counts = _counts(ranks)
+    counts = rank_counts(ranks)
     launcher = _launcher(mpirun)
     runs = [_measure(n, job, output / f"ranks-{n}", set_ or [], launcher) for n in counts]
     _show(runs)
@@ -67,13 +68,6 @@ def benchmark(
             f"other metrics from run to run. Compare the trials.csv in {output}."
         )
     return 0
-
-
-def _counts(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise InputError(f'--ranks "{text}": it is numbers of at least 1 with commas between, such as 1,2,4')
-    return list(dict.fromkeys(int(part) for part in parts))
 
 
 def _launcher(given: str | None) -> str:

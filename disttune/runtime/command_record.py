@@ -60,7 +60,12 @@ def command_record(command: Command, t: float, replay: Replay) -> Record | None:
         case OpenStage() if not replay.has_stage(command.index):
             stage = command.stage
             return StageRecord(
-                t=t, index=command.index, name=stage.name, needs=stage.needs, goal_stops=stage.goal_stops
+                t=t,
+                index=command.index,
+                name=stage.name,
+                needs=stage.needs,
+                goal_stops=stage.goal_stops,
+                n_items=len(stage.items) if isinstance(stage.items, list | tuple) else None,
             )
         case Propose(item=Candidate()) if not replay.has_proposal(command.stage, command.index, command.task):
             return _proposal(command, t)

@@ -114,13 +114,18 @@ class DeadlineRecord(Record):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageRecord(Record):
-    """A stage that the strategy yielded."""
+    """A stage that the strategy yielded.
+
+    Args:
+        n_items: of a stage that was yielded as a list; None for a lazy one.
+    """
 
     kind: ClassVar[str] = "stage"
     index: int
     name: str
     needs: StageNeeds
     goal_stops: bool
+    n_items: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,18 @@ from disttune.runtime.run_directory import RunDirectory
 from tests.cli.jobs import write_job
 from tests.models import Graph, value
 
-COMMANDS = ("tune", "demo", "space", "schema", "check", "fusions", "report", "compare", "benchmark")
+COMMANDS = (
+    "tune",
+    "demo",
+    "space",
+    "schema",
+    "check",
+    "fusions",
+    "report",
+    "compare",
+    "benchmark",
+    "simulate",
+)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`report`, `compare` and `benchmark` on runs of the bundled demo."""
+"""`report`, `compare`, `simulate` and `benchmark` on runs of the bundled demo."""
 
 import json
 import subprocess
@@ -49,6 +49,20 @@ def test_compare_ends_with_4_when_the_second_run_is_worse(runs, capsys: pytest.C
     assert "| REGRESSION |" in capsys.readouterr().out
 
 
+def test_simulate_shows_a_line_for_each_number_of_ranks(runs, capsys: pytest.CaptureFixture[str]):
+    journal = runs[0] / "journal.jsonl"
+    for recorded in (runs[0], journal):
+        assert main(["simulate", str(recorded), "--ranks", "1,64", "--mtbf-hours", "1000"]) == 0
+        printed = capsys.readouterr().out
+        lines = [line.split() for line in printed.splitlines()]
+        assert [cells[0] for cells in lines if cells and cells[0].isdigit()] == ["1", "64"]
+        assert "failures" in printed
+    part = runs[1] / "part.jsonl"
+    part.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+    assert main(["simulate", str(part)]) == 0
+    assert "has not come to its end" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -58,12 +72,18 @@ def test_compare_ends_with_4_when_the_second_run_is_worse(runs, capsys: pytest.C
         (["compare", "RUN", "RUN", "--max-size-growth", "much"], 'is a share such as 0.05 or 5%, or "none"'),
         (["compare", "RUN", "RUN", "--max-metric-loss", "-1%"], "a share is 0 or more"),
         (["compare", "RUN", "RUN", "--format", "csv"], "All: json, markdown, table"),
+        (["simulate", "nothing"], "nothing/journal.jsonl: the journal cannot be read"),
+        (["simulate", "RUN/result.json"], "this is not how a journal begins"),
+        (["simulate", "RUN", "--ranks", "1,1000000"], "none above 100,000"),
+        (["simulate", "RUN", "--mtbf-hours", "0"], "a time above 0"),
+        (["simulate", "RUN", "--message-us", "nan"], "a time of at least 0"),
+        (["simulate", "RUN", "--ranks-per-node", "0"], "at least 1"),
         (["benchmark", "job.toml", "--ranks", "2,x"], "numbers of at least 1 with commas between"),
         (["benchmark", "job.toml", "--mpirun", "nompirun"], "no mpirun nompirun found"),
     ],
 )
 def test_a_mistake_is_one_message_and_code_2(runs, arguments, message, capsys: pytest.CaptureFixture[str]):
-    given = [str(runs[0]) if a == "RUN" else a for a in arguments]
+    given = [a.replace("RUN", str(runs[0])) for a in arguments]
     assert main(given) == 2
     assert message in capsys.readouterr().err
 

@@ -63,7 +63,7 @@ def one_of_each() -> list[Record]:
                       cpus={"a": "x86", "b": "x86"}),
         BaselineRecord(t=1.0, values=(0.75,), names=("top1",), seconds=0.5, given=False),
         DeadlineRecord(t=1.0, trial_timeout_s=60.0),
-        StageRecord(t=1.0, index=0, name="all quantized", needs="metric", goal_stops=True),
+        StageRecord(t=1.0, index=0, name="all quantized", needs="metric", goal_stops=True, n_items=2),
         ProposalRecord(t=1.0, stage=0, item=0, trial=0, digest="ab" * 16, candidate={"default": {"w": None}}),
         ProbeResultRecord(t=1.5, stage=0, item=1, probe={"kind": "mse"}, status="ok", value=[1, 2.5, "x"],
                           seconds=0.1, rank=1),
