@@ -50,6 +50,7 @@ class LayerSolver:
         feeds: all calibration feeds.
         settings: of the engine.
         data_digest: gives a digest over the calibration feeds.
+        solutions: those that have been learnt, of all variants, by key, or why there is none.
     """
 
     def __init__(
@@ -59,17 +60,22 @@ class LayerSolver:
         feeds: Sequence[Feed],
         settings: EngineSettings,
         data_digest: Callable[[], str],
+        solutions: Mapping[str, Results | str],
     ):
         self._model = model
         self._builder = builder
         self._feeds = feeds
         self._settings = settings
         self._data_digest = data_digest
-        self._solutions: dict[str, Results] = {}
-        self._failed: dict[str, str] = {}
+        self._solutions = solutions
         self._inputs: OrderedDict[tuple[str, str], LayerInputs] = OrderedDict()
         self._layouts: dict[str, LayerLayout] = {}
         self._used: dict[Layer, str] = {}
+
+    @cached_property
+    def model_digest(self) -> str:
+        """Of the float model."""
+        return model_digest(self._model)
 
     def missing(self, candidate: Candidate, recipes: object) -> tuple[Work, ...]:
         """Works for layers of a candidate that can be solved now; solutions that are known reach the builder.
@@ -93,10 +99,11 @@ class LayerSolver:
             needs = tuple(dict.fromkeys(keys[op] for op, _ in before if op in keys))
             key = self._key(group, before)
             keys |= {op: key for layer in group for op in layer.readers}
-            if key in self._failed:
-                raise TrialError(self._failed[key])
-            if key in self._solutions:
-                self._use(group, key)
+            solution = self._solutions.get(key)
+            if isinstance(solution, str):
+                raise TrialError(solution)
+            if solution is not None:
+                self._use(group, key, solution)
             elif all(need in self._solutions for need in needs):
                 together = tuple(siblings[before]) if before else ()
                 works.append(self._work(key, group, before, needs, (recipes, group, before, together)))
@@ -122,18 +129,10 @@ class LayerSolver:
             arrays |= {f"{i}/{name}": array for name, array in _packed(solution).items()}
         return arrays
 
-    def learn(self, work: Work, results: Results | str) -> None:
-        """Take a solution, or the reason why there is none."""
-        if isinstance(results, str):
-            self._failed[work.key] = results
-        else:
-            self._solutions[work.key] = results
-
-    def _use(self, group: Sequence[Layer], key: str) -> None:
+    def _use(self, group: Sequence[Layer], key: str, arrays: Results) -> None:
         """Rule 2: a layer has the solution of its key, whichever the builder had before."""
         for i, layer in enumerate(group):
             if self._used.get(layer) != key:
-                arrays = self._solutions[key]
                 parts = {n.removeprefix(f"{i}/"): a for n, a in arrays.items() if n.startswith(f"{i}/")}
                 solution = _unpacked(parts)
                 weight = self._layout(layer).quantized(solution, layer.scheme.scheme)
@@ -154,7 +153,7 @@ class LayerSolver:
             (layer.weight, layer.readers, layer.scheme.axis, layer.scheme.scheme.to_dict()) for layer in group
         ]
         return _hash(
-            [self._model_digest, self._data_digest() if group[0].uses_data else "", layers, _plain(before)]
+            [self.model_digest, self._data_digest() if group[0].uses_data else "", layers, _plain(before)]
         )
 
     def _work(
@@ -280,10 +279,6 @@ class LayerSolver:
     def _ancestors(self) -> dict[str, frozenset[str]]:
         """Names of all nodes before each node."""
         return ancestors(self._model.graph)
-
-    @cached_property
-    def _model_digest(self) -> str:
-        return model_digest(self._model)
 
 
 def _groups(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:

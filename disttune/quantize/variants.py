@@ -1,9 +1,9 @@
 """Graph variants: the prepared model after the graph passes of a candidate's recipes.
 
 A variant has statistics of its own. It is made once in each process, from results that all ranks share:
-statistics per channel of the
-model before a pass that needs them, then the statistics of the variant's own activations, block by block.
-Of the models themselves only the last few are kept.
+statistics per channel of the model before a pass that needs them, then the statistics of the variant's own
+activations, block by block. Results go by the digest of the model, not by the recipes: different recipes may
+give one model. Of the models themselves only the last few are kept.
 """
 
 import hashlib
@@ -51,7 +51,6 @@ class Variant:
 
     Args:
         recipes: those of its passes; none for the prepared model itself.
-        digest: of the model.
         model: the float model.
         report: what each pass changed, for people.
         skipped: op or place to the reason why a pass left it as it is.
@@ -61,13 +60,17 @@ class Variant:
     """
 
     recipes: Recipes
-    digest: str
     model: ModelProto
     report: tuple[str, ...]
     skipped: Mapping[str, str]
     ranges: Ranges
     builder: Builder
     solver: LayerSolver
+
+    @property
+    def digest(self) -> str:
+        """Of the model."""
+        return self.solver.model_digest
 
 
 def variant_recipes(candidate: Candidate) -> Recipes:
@@ -106,12 +109,13 @@ class Variants:
         self._settings = settings
         self._data_digest = ""
         self._channels: dict[str, dict[str, ChannelStatistics]] = {}
-        self._parts: dict[Recipes, dict[int, Statistics]] = {}
-        self._statistics: dict[Recipes, Statistics] = {}
+        self._parts: dict[str, dict[int, Statistics]] = {}  # by digest of the model
+        self._statistics: dict[str, Statistics] = {}
+        self._solutions: dict[str, Results | str] = {}
         self._failed: dict[str, str] = {}
         self._excluded: frozenset[str] = frozenset()
         self._told: set[str] = set()
-        self._means: dict[Recipes, Mapping[str, LayerMeans]] = {}
+        self._means: dict[str, Mapping[str, LayerMeans]] = {}
         self._correction: tuple[Variant, tuple[WeightCorrection, FastBiasCorrection]] | None = None
         self._last_corrected: tuple[object, Blueprint] | None = None
         self._prepared = self._variant((), prepared, (), {}, ranges)
@@ -148,16 +152,15 @@ class Variants:
     def learn(self, work: Work, results: Results | str) -> None:
         """See `NeedsWork.learn`."""
         if work.kind == "solve":
-            self._made(work.arguments[0]).solver.learn(work, results)
+            self._solutions[work.key] = results
         elif isinstance(results, str):
             self._failed[work.key] = results
         elif work.kind == "channels":
             self._channels[work.key] = _unpacked(results)
         elif work.kind == "means":
-            self._means[work.arguments[0]] = from_arrays(results)
+            self._means[work.place] = from_arrays(results)
         else:
-            recipes, number = work.arguments
-            self._learn_statistics(recipes, number, Statistics.from_arrays(results))
+            self._learn_statistics(work.place, work.arguments[1], Statistics.from_arrays(results))
 
     def blueprint(self, candidate: Candidate) -> Blueprint:
         """The model of a candidate that misses nothing."""
@@ -207,9 +210,9 @@ class Variants:
 
     def _missing_statistics(self, variant: Variant) -> tuple[Work, ...]:
         """Works for the statistics of a variant's activations; none for the prepared model."""
-        if not variant.recipes or variant.recipes in self._statistics:
+        if not variant.recipes or variant.digest in self._statistics:
             return ()
-        known = self._parts.get(variant.recipes, {})
+        known = self._parts.get(variant.digest, {})
         works = [
             self._work("statistics", variant.recipes, variant.digest, block)
             for block in range(len(self._blocks()))
@@ -222,7 +225,7 @@ class Variants:
 
     def _missing_means(self, variant: Variant) -> tuple[Work, ...]:
         """The work for the mean inputs of a variant's layers."""
-        if variant.recipes in self._means:
+        if variant.digest in self._means:
             return ()
         self._blocks()
         work = self._work("means", variant.recipes, variant.digest, 0)
@@ -238,7 +241,7 @@ class Variants:
     def _corrections(self, variant: Variant) -> tuple[WeightCorrection, FastBiasCorrection]:
         """Of the last variant only: they hold the model."""
         if self._correction is None or self._correction[0] is not variant:
-            layers, means = FloatLayers(variant.model), self._means[variant.recipes]
+            layers, means = FloatLayers(variant.model), self._means[variant.digest]
             self._correction = variant, (WeightCorrection(layers, means), FastBiasCorrection(layers, means))
         return self._correction[1]
 
@@ -274,14 +277,15 @@ class Variants:
         feeds = self._feeds[block.start : block.stop]
         return collect(model, feeds, tensors, n_threads=n_threads, providers=providers).to_arrays()
 
-    def _learn_statistics(self, recipes: Recipes, number: int, part: Statistics) -> None:
-        parts = self._parts.setdefault(recipes, {})
+    def _learn_statistics(self, digest: str, number: int, part: Statistics) -> None:
+        parts = self._parts.setdefault(digest, {})
         parts[number] = part
         if len(parts) == len(self._blocks()):
-            self._statistics[recipes] = Statistics.merged([parts[i] for i in sorted(parts)])
-            del self._parts[recipes]
-            if recipes in self._variants:
-                self._variants[recipes].ranges.use(self._statistics[recipes])
+            merged = self._statistics[digest] = Statistics.merged([parts[i] for i in sorted(parts)])
+            del self._parts[digest]
+            for variant in self._variants.values():
+                if variant.recipes and variant.digest == digest:
+                    variant.ranges.use(merged)
 
     def _digest_of_data(self) -> str:
         """Over all calibration feeds."""
@@ -322,10 +326,10 @@ class Variants:
         self._tell([*report, *(f"{place}: left as it is: {why}" for place, why in skipped.items())])
         if model is self._prepared.model:  # it has statistics already
             return replace(self._prepared, report=tuple(report), skipped=skipped)
-        ranges = Ranges(lambda _: Statistics({}))
-        if recipes in self._statistics:
-            ranges.use(self._statistics[recipes])
-        return self._variant(recipes, model, tuple(report), skipped, ranges)
+        variant = self._variant(recipes, model, tuple(report), skipped, Ranges(lambda _: Statistics({})))
+        if variant.digest in self._statistics:
+            variant.ranges.use(self._statistics[variant.digest])
+        return variant
 
     def _tell(self, lines: Sequence[str]) -> None:
         """Pass lines on that have not been before: variants and candidates have much in common."""
@@ -368,9 +372,8 @@ class Variants:
         nbits = settings.accuracy_level if settings.weight_only_format == "matmulnbits" else None
         builder = Builder(model, self._feeds, ranges, nbits, settings.shelf)
         builder.exclude(self._excluded)
-        solver = LayerSolver(model, builder, self._feeds, self._settings, self._digest_of_data)
-        digest = model_digest(model) if recipes else ""
-        return Variant(recipes, digest, model, report, skipped, ranges, builder, solver)
+        solver = LayerSolver(model, builder, self._feeds, settings, self._digest_of_data, self._solutions)
+        return Variant(recipes, model, report, skipped, ranges, builder, solver)
 
 
 def _belongs(recipe: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Work that candidates share: statistics of a graph variant, a layer's Gram matrix, a layer's solution.
+"""Work that candidates share: statistics of a graph variant, mean inputs, a layer's solution.
 
 Pure. Before a model can be built, an engine may need results that are worth spreading over ranks:
 1. `missing` says what a candidate needs next; later steps show when earlier ones are there;
@@ -26,7 +26,7 @@ class Work:
     """One piece of work.
 
     Args:
-        kind: "statistics", "channels", "gram" or "solve"; a word for logs.
+        kind: "statistics", "channels", "means" or "solve"; a word for logs.
         key: hexadecimal digest over everything that the result depends on: equal keys, equal results.
         what: for people: "gptq of layer /mlp/up/MatMul".
         arguments: what `run` needs to know; plain values that pickle small.

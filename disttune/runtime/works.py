@@ -29,7 +29,7 @@ TOLD_EVERY_S = 10.0
 DOING = {
     "statistics": "calibrating variants of the model",
     "channels": "measuring channels",
-    "gram": "measuring the inputs of layers",
+    "means": "measuring the inputs of layers",
     "solve": "solving layers",
 }
 

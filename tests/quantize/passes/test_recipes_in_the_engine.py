@@ -1,9 +1,11 @@
 """Recipes through the engine. Oracle: an engine over the changed model itself."""
 
+from dataclasses import replace
+
 import pytest
 
 from disttune.config.errors import TrialError
-from disttune.config.schemes import FLOAT32
+from disttune.config.schemes import FLOAT32, Scheme
 from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
@@ -11,7 +13,7 @@ from disttune.quantize.graph import prepare
 from disttune.quantize.tensor_memory import TensorMemory
 from disttune.quantize.work import complete
 from disttune.space.candidate import Candidate
-from tests.models import attention, depthwise_cnn, feeds, shared_weight, tiny_cnn
+from tests.models import attention, depthwise_cnn, feeds, mlp, shared_weight, tiny_cnn
 from tests.quantize.engines import static
 from tests.quantize.passes.measured import applied
 from tests.quantize.test_tensor_memory import beside
@@ -65,6 +67,20 @@ def test_values_of_alpha_share_one_measurement_of_channels():
     complete(tried, first)
     other = candidate(prepared, {"smooth_quant": True, "smooth_quant_alpha": 0.7})
     assert {work.kind for work in tried.missing(other)} == {"statistics"}
+
+
+@pytest.mark.parametrize("method", ["minmax", "flip"])
+def test_recipes_that_give_one_graph_share_what_is_known_of_it(method):
+    prepared = prepare(mlp())
+    config = replace(static(), weight=Scheme("int8", True, "per_channel", method=method))
+    ops = {node.name: config if node.op_type == "Gemm" else FLOAT32 for node in prepared.graph.node}
+    recipes = {"smooth_quant": True, "fast_bias_correction": True}
+    first = Candidate.of(ops, recipes)
+    second = Candidate.of(ops, {**recipes, "smooth_quant_scales_per_op": True})  # each tensor has one reader
+    tried = engine(prepared)
+    complete(tried, first)
+    assert tried.missing(second) == ()
+    assert model_digest(tried.build(second)) == model_digest(engine(prepared).build(first))
 
 
 def test_absorbing_measures_what_equalizing_alone_does_not():
