@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from xml.etree import ElementTree
 
 from disttune.report import wording
-from disttune.report.recorded_run import RecordedRun, Row
+from disttune.report.files import COLUMNS
+from disttune.report.recorded_run import RecordedRun
 
 _BAD = ("failed", "crashed", "timeout", "out_of_memory")
 _COLUMNS = ("trial", "stage", "status", "metric", "meets_goal", "size_bytes", "seconds", "reason")
@@ -77,10 +78,10 @@ def as_json(run: RecordedRun) -> str:
 def as_csv(run: RecordedRun) -> str:
     """The trial table."""
     text = io.StringIO()
-    columns = list(run.rows[0]) if run.rows else []
+    columns = list(run.rows[0]) if run.rows else COLUMNS
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(map(_plain, run.rows))
+    writer.writerows(run.rows)
     return text.getvalue()
 
 
@@ -90,10 +91,6 @@ FORMATS: dict[str, Callable[[RecordedRun], str]] = {
     "json": as_json,
     "csv": as_csv,
 }
-
-
-def _plain(row: Row) -> dict[str, str]:
-    return dict(row)
 
 
 def _size(run: RecordedRun) -> str:

@@ -106,15 +106,19 @@ def _problem(found: Mapping[str, Any]) -> str:
     for key in ("goal", "seconds", "trials", "ranks"):
         if not _is_number(found.get(key)):
             return f'"{key}" is {found.get(key)!r}, not a number'
+    if not isinstance(found.get("stop_reason"), str):
+        return f'"stop_reason" is {found.get("stop_reason")!r}, not a text'
     if not isinstance(found.get("higher_is_better"), bool):
         return '"higher_is_better" is neither true nor false'
     baseline, best = found.get("baseline"), found.get("best")
     if not isinstance(baseline, dict) or not _is_number(baseline.get("metric")):
         return 'its "baseline" has no metric'
+    if not _is_number_or_none(baseline.get("size_bytes")):
+        return 'its "baseline" has a size that is no number'
     if best is not None and not (
         isinstance(best, dict)
         and isinstance(best.get("trial"), int)
-        and all(best.get(key) is None or _is_number(best[key]) for key in ("metric", "size_bytes"))
+        and all(key in best and _is_number_or_none(best[key]) for key in ("metric", "size_bytes"))
         and _is_latency(best.get("latency"))
     ):
         return 'its "best" is no trial'
@@ -123,6 +127,10 @@ def _problem(found: Mapping[str, Any]) -> str:
 
 def _is_latency(value: object) -> bool:
     return value is None or (isinstance(value, dict) and _is_number(value.get("ratio")))
+
+
+def _is_number_or_none(value: object) -> bool:
+    return value is None or _is_number(value)
 
 
 def _is_number(value: object) -> bool:
