@@ -86,6 +86,7 @@ class LayerSolver:
         Raises:
             TrialError: a layer cannot be solved.
         """
+        candidate = self._builder.reduced(candidate)  # what comes before a layer is built without recipes
         configs = {op: c for op, c in candidate.configs().items() if c.quantized}
         if not has_layers(configs.values()):
             return ()

@@ -194,6 +194,15 @@ def test_a_sequential_layer_has_another_solution_behind_other_codes():
     assert len(keys) == 4  # fc1 behind nothing; fc2 behind nothing, rtn and gptq
 
 
+def test_a_sequential_layer_stands_behind_codes_of_a_reduced_range_too():
+    model = mlp()
+    ops = {node.name: FLOAT32 for node in model.graph.node} | {"fc1": BOTH}
+    ops["fc2"] = OpConfig("weight_only", replace(WEIGHT, method="gptq"))
+    reduced = replace(BOTH, weight=replace(WEIGHT, reduce_range=True))
+    built = engine(model).build(Candidate.of(ops, {"reduce_range": True}))
+    assert model_digest(built) == model_digest(engine(model).build(Candidate.of({**ops, "fc1": reduced})))
+
+
 def one_by_one(method, ops):
     """A model and its candidate whose layers are solved one after another."""
     scheme = Scheme("int4", True, "per_channel", method=method)

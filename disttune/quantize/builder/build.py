@@ -82,13 +82,17 @@ class Builder:
         """Leave these tensors in float, and no others, in what is built from now on."""
         self._excluded = frozenset(tensors)
 
+    def reduced(self, candidate: Candidate) -> Candidate:
+        """The candidate with weights as its recipe `reduce_range` says, without the recipe."""
+        return with_reduced_ranges(candidate, self._types)
+
     def layers(self, candidate: Candidate) -> list[Layer]:
         """The layers of a candidate whose codes an algorithm has to find before it can be built.
 
         Raises:
             TrialError: an op has no form that an algorithm can fit.
         """
-        candidate = with_reduced_ranges(candidate, self._types)
+        candidate = self.reduced(candidate)
         configs = {op: config for op, config in candidate.configs().items() if config.quantized}
         model = self._opsets.lowest
         return layers_of(model, configs, tensor_schemes(model, candidate, configs))
@@ -120,7 +124,7 @@ class Builder:
         Raises:
             TrialError: it cannot be built; names the op and the cause.
         """
-        candidate = with_reduced_ranges(candidate, self._types)
+        candidate = self.reduced(candidate)
         configs = {op: config for op, config in candidate.configs().items() if config.quantized}
         recipes = dict(candidate.recipes)
         self._check(configs, recipes)
