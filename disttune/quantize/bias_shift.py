@@ -36,11 +36,7 @@ def shift_outputs(blueprint: Blueprint, shifts: Mapping[str, Floats]) -> tuple[B
         reason = _shift(editor, nodes[op], shift) if op in nodes else "the model has no such node"
         if reason:
             skipped[op] = reason
-    skeleton = editor.finish()
-    tensors = {
-        name: t for name, t in blueprint.tensors.items() if editor.readers(name) or not editor.is_free(name)
-    }
-    return Blueprint(skeleton, tensors), skipped
+    return blueprint.edited(editor), skipped
 
 
 def _shift(editor: GraphEditor, node: NodeProto, shift: Floats) -> str:

@@ -1,9 +1,10 @@
 """Facts about the large tensors that many models share: each is found out once, not once in each trial.
 
-A tensor is known by its identity: an engine hands out the same message for the same codes, for as long as it
-lives.
+A tensor is known by its identity: an engine hands out the same message for the same codes. Those of the last
+models are remembered: others may be of graph variants or solutions that the engine has given up.
 """
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ SHAREABLE = (
     TensorProto.INT32,
     TensorProto.INT64,
 )
+_REMEMBERED = 16  # models
 # Where the values seem to be, for onnxruntime wants a file that exists: behind the end of this one, so that
 # an attempt to read them is an error.
 _EXTERNAL_PLACE, _EXTERNAL_OFFSET = Path(__file__).name, str(2**40)
@@ -48,12 +50,18 @@ class SharedTensors:
     def __init__(self) -> None:
         self._facts: dict[int, _Facts] = {}
         self._values: dict[int, tuple[Any, int]] = {}
+        self._recent: deque[frozenset[int]] = deque(maxlen=_REMEMBERED)
 
     def digest(self, blueprint: Blueprint) -> str:
-        """`model_digest` of the whole model."""
-        return model_digest(
+        """`model_digest` of the whole model; what no recent one has is forgotten."""
+        digest = model_digest(
             blueprint.skeleton, {n: self._of(t).description for n, t in blueprint.tensors.items()}
         )
+        self._recent.append(frozenset(map(id, blueprint.tensors.values())))
+        kept = frozenset().union(*self._recent)
+        self._facts = {key: facts for key, facts in self._facts.items() if key in kept}
+        self._values = {key: value for key, value in self._values.items() if key in kept}
+        return digest
 
     def n_quantized(self, blueprint: Blueprint) -> int:
         """`count_quantized` of the whole model."""

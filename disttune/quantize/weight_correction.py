@@ -70,9 +70,7 @@ class WeightCorrection:
         for op, layer in found.items():
             if reason := self._correct(built, op, layer):
                 skipped[op] = reason
-        skeleton = built.finish()
-        used = {n: t for n, t in blueprint.tensors.items() if built.readers(n) or not built.is_free(n)}
-        return Blueprint(skeleton, used), skipped
+        return blueprint.edited(built), skipped
 
     def _correct(self, built: GraphEditor, op: str, layer: BuiltLayer) -> str:
         codes, scale = layer.arrays[:2]

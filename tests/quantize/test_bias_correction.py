@@ -192,6 +192,17 @@ def test_outputs_are_shifted_by_what_was_asked(with_codes):
     assert skipped == {"nobody": "the model has no such node"}
 
 
+@pytest.mark.parametrize("recipe", ["weight_correction", "fast_bias_correction", "bias_correction"])
+def test_a_corrected_model_keeps_the_memory_of_its_tensors(recipe):
+    model = prepare(tiny_cnn())
+    plain, corrected = (
+        engine(model).blueprint(candidate(model, WEIGHTS_ALONE, **recipes))
+        for recipes in ({}, {recipe: True})
+    )
+    assert corrected.owner is not None
+    assert type(corrected.owner) is type(plain.owner)
+
+
 def test_a_bias_that_two_ops_share_is_shifted_for_one():
     g = Graph(3)
     a = g.node("Gemm", "x", g.weight("w1", 6, 4), g.weight("b", 4), name="a")

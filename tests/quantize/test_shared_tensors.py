@@ -1,8 +1,12 @@
 """What is told of a blueprint is what the whole model would tell, and its session computes the same."""
 
+import gc
+import weakref
+
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from disttune.config.quantization_section import QuantizationSection
 from disttune.evaluate.model import QuantizedModel
@@ -13,6 +17,7 @@ from disttune.quantize.engine import EngineSettings, find_engine
 from disttune.quantize.graph import prepare
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.summary import summarize
+from disttune.quantize.tensor_memory import TensorMemory
 from disttune.space.capability import load_capability
 from disttune.space.space import build_space
 from tests import models
@@ -35,6 +40,21 @@ def test_digest_size_and_count_are_those_of_the_whole_model(make):
         assert shared.digest(blueprint) == model_digest(model)
         assert shared.size_bytes(blueprint) == len(serialize(model))
         assert shared.n_quantized(blueprint) == count_quantized(model)
+
+
+def test_the_memory_of_tensors_that_no_recent_model_has_is_given_up():
+    shared, owner, values = SharedTensors(), TensorMemory(), np.zeros(2**14, np.uint8)
+    tensor = owner.tensor(values, TensorProto.UINT8, values.shape, b"zeros")
+    blueprint = Blueprint(ModelProto(), {"w": tensor}, owner)
+    shared.digest(blueprint)
+    _, handed = shared.session_parts(blueprint)
+    held = weakref.ref(values)
+    del owner, values, blueprint, handed
+    assert held() is not None
+    for other in range(20):
+        shared.digest(Blueprint(ModelProto(), {"w": numpy_helper.from_array(np.full(300, other))}))
+    gc.collect()
+    assert held() is None
 
 
 @pytest.mark.parametrize("make", [models.tiny_cnn, models.mlp, models.attention])

@@ -4,13 +4,16 @@ A tensor can be declared with the way to make it: the nodes that make it are wri
 first node that reads it.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper
 
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
+from disttune.quantize.editing import GraphEditor
 from disttune.quantize.topology import unused_name
 
 MS_DOMAIN = "com.microsoft"
@@ -30,6 +33,11 @@ class Blueprint:
     skeleton: ModelProto
     tensors: Mapping[str, TensorProto]
     owner: object = None
+
+    def edited(self, editor: GraphEditor) -> Blueprint:
+        """The model as an editor of it leaves it, with the large tensors that are still read."""
+        tensors = {n: t for n, t in self.tensors.items() if editor.readers(n) or not editor.is_free(n)}
+        return replace(self, skeleton=editor.finish(), tensors=tensors)
 
     def model(self) -> ModelProto:
         """One model, with copies of all tensors; values in memory stay there while the blueprint lives."""
