@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # The virtual environment of this checkout; sourced, not run. Expects $here, sets $venv.
 
 venv=${DISTTUNE_VENV:-$here/.venv}
@@ -17,6 +18,6 @@ make_environment() {
         exit 2
     fi
     [[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$here[$extra]"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${here}[$extra]"
     cp "$here/pyproject.toml" "$stamp"
 }
