@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
+from disttune.config.auto_search_job import AUTO_SEARCH
 from disttune.config.errors import DisttuneError, InputError
 from disttune.config.job import Job
 from disttune.report.console import ConsoleReport, JsonReport
 from disttune.report.files import write_result
-from disttune.runtime.listener import Listener, Silent
+from disttune.report.report import Report
+from disttune.report.search_log import SearchLog
+from disttune.runtime.listener import Silent
 from disttune.runtime.messages import Functions, Goodbye
 from disttune.runtime.ranks import run_agent, run_master
 from disttune.runtime.result import TuningResult
@@ -18,12 +21,6 @@ from disttune.runtime.transport import Transport
 
 DEFAULT_RUN_DIRECTORY = Path("disttune_run")
 LogFormat = Literal["plain", "json", "quiet"]
-
-
-class Report(Listener, Protocol):
-    """A listener that tells the result as well."""
-
-    def finished(self, result: TuningResult, best_path: str) -> None: ...
 
 
 class Quiet(Silent):
@@ -68,6 +65,8 @@ def tune_job(
         DisttuneError: with a message for the user and an exit code.
     """
     report = make_report(log_format)
+    if job.tuning.strategy == AUTO_SEARCH:
+        report = SearchLog(report, RunDirectory(path).search_log)
 
     def farewell(result: TuningResult, run: RunDirectory) -> Goodbye:
         write_result(result, run.result_file, run.trials_file)

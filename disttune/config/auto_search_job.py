@@ -21,7 +21,7 @@ from typing import Any
 from disttune.config.nearest import unknown_name
 from disttune.config.toml_text import shown
 
-NAME = "auto_search"
+AUTO_SEARCH = "auto_search"
 UNLIMITED = 1_000_000_000
 STOP = {
     "find_n_candidates": "find_n",
@@ -49,7 +49,7 @@ def with_auto_search_sections(data: dict[str, Any], where: str) -> list[str]:
         What is wrong, a line for each mistake.
     """
     tuning = data.get("tuning")
-    if not isinstance(tuning, dict) or tuning.get("strategy") != NAME:
+    if not isinstance(tuning, dict) or tuning.get("strategy") != AUTO_SEARCH:
         return []
     kwargs = tuning.get("strategy_kwargs")
     if not isinstance(kwargs, dict):

@@ -98,6 +98,10 @@ class RunDirectory:
         return self.path / "report.html"
 
     @property
+    def search_log(self) -> Path:
+        return self.path / "auto_search.log"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -203,7 +207,8 @@ class RunDirectory:
                     "Give another directory with -o, or move the file away."
                 )
             return
-        outputs = (self.job_file, self.result_file, self.trials_file, self.best_model, self.report_file)
+        results = (self.result_file, self.trials_file, self.best_model, self.report_file, self.search_log)
+        outputs = (self.job_file, *results)
         found = [path.name for path in outputs if path.exists()]
         if found:
             raise RunDirectoryError(
@@ -221,6 +226,7 @@ class RunDirectory:
     def _remove_results(self) -> None:
         """Remove what a run writes beside `job.toml` and the journal, and nothing else."""
         logs = [path for path in _entries(self.logs) if _LOG_NAME.fullmatch(path.name)]
+        logs += [self.search_log]
         outputs = [self.result_file, self.trials_file, self.report_file, *self.path.glob("best.onnx*"), *logs]
         try:
             for path in outputs:

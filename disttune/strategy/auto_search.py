@@ -2,7 +2,8 @@
 
 1. grid_search or random: one stage over every config, lazily;
 2. two_stage_search: the configs without fine-tuning, then every fine-tuning setting on the best of them;
-3. advanced_fastft_search: the same first stage, then a sampler over iterations and learning rate.
+3. advanced_fastft_search: the same first stage, then a sampler over iterations and learning rate;
+4. where a space holds include_auto_mp = true, mixed precision on the best config at the end (see `amp`).
 
 Combinations that change nothing are filtered before anything runs and counted by reason; configs that make
 the same candidate run once. The first stage of 2 and 3 never stops at the goal: it seeks the best.
@@ -12,8 +13,8 @@ stages run in parallel, samplers learn from trial to trial, metrics have a direc
 """
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from disttune.config.auto_search_keys import DEFAULT_SPACE, WHERE, read_search_space
@@ -21,9 +22,9 @@ from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.space.candidate import Candidate
 from disttune.space.tree import count_text
-from disttune.strategy.auto_search_candidates import ConfigCandidates, in_words
+from disttune.strategy.amp import Amp
+from disttune.strategy.auto_search_run import ConfigRun
 from disttune.strategy.auto_search_space import (
-    AUTO_MP,
     WITHOUT_COUNTERPART,
     Config,
     ConfigSpace,
@@ -33,13 +34,11 @@ from disttune.strategy.auto_search_space import (
 from disttune.strategy.fine_tuning import SAMPLER_NAMES, Box, asker, require_packages, tuned
 from disttune.strategy.registry import register_strategy
 from disttune.strategy.stage import Stage, StageResult
-from disttune.strategy.trial import Trial
 from disttune.strategy.tuning import Tuning
 
 ALGORITHMS = ("grid_search", "random")
 DIRECTIONS = {"minimize": False, "maximize": True}
 FASTFT_DEFAULTS: Mapping[str, Any] = {"sampler_algo": "TPE", "direction": None, "n_trials": 10}
-LISTED = 1024  # configs of a stage that is known whole, so that the longest may start first
 N_BATCHES = 3  # at least, of a sampler: it learns from one to the next
 
 
@@ -78,79 +77,58 @@ class AutoSearch:
 
     def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]:
         _check_direction(self.fastft["direction"], tuning)
-        candidates = ConfigCandidates(tuning)
+        run = ConfigRun(tuning)
         spaces = _told(self.spaces, tuning)
-        if not (self.two_stage or self.advanced):
-            result = yield _stage("auto search", candidates, self._ordered(spaces, tuning), spaces.size)
-            self._best(result, candidates, self._ordered(spaces, tuning), tuning)
-            return
-        plain = spaces.each(ConfigSpace.without_fine_tuning)
-        result = yield replace(
-            _stage("auto search, calibration", candidates, self._ordered(plain, tuning), plain.size),
-            goal_stops=False,
+        if self.two_stage or self.advanced:
+            yield from self._staged(run, spaces)
+        else:
+            yield from run.stage("auto search", lambda: self._ordered(spaces, tuning), spaces.size)
+        if run.best is not None and self.spaces.has(("include_auto_mp", True)):
+            yield from Amp().search(tuning, tuning.space, run.best.trial.candidate)
+
+    def _staged(self, run: ConfigRun, spaces: ConfigSpaces) -> Generator[Stage, StageResult, None]:
+        """Cases 2 and 3."""
+        plain, fine = spaces.each(ConfigSpace.without_fine_tuning), spaces.fine_tuning
+        yield from run.stage(
+            "auto search, calibration", lambda: self._ordered(plain, run.tuning), plain.size, goal_stops=False
         )
-        best = self._best(result, candidates, self._ordered(plain, tuning), tuning)
-        if best is None:
+        if run.best is None:
             return
-        fine = spaces.fine_tuning
+        best = run.best.config
         if not fine:
-            tuning.note("auto search: no fine-tuning, the search space holds no include_fast_ft = true")
+            run.tuning.note("auto search: no fine-tuning, the search space holds no include_fast_ft = true")
         elif self.advanced:
-            yield from self._sampled(best, fine, candidates, tuning)
+            yield from self._sampled(run, best, fine)
         else:
             configs = [{**best, **dict(setting)} for setting in fine]
-            result = yield _stage("auto search, fine-tuning", candidates, configs, len(configs))
-            self._best(result, candidates, configs, tuning)
+            yield from run.stage("auto search, fine-tuning", lambda: configs, len(configs))
 
     def _ordered(self, spaces: ConfigSpaces, tuning: Tuning) -> Iterator[Config]:
         if self.search_algo == "random":
             return spaces.in_random_order(tuning.seed)
         return spaces.cheapest_first()
 
-    def _best(
-        self,
-        result: StageResult,
-        candidates: ConfigCandidates,
-        configs: Iterable[Config],
-        tuning: Tuning,
-    ) -> Config | None:
-        """The config of a stage's best trial, which is told; None where none has a metric."""
-        trial = next((t for i in result.best_first()[:1] if (t := result.trials[i]).metric is not None), None)
-        if trial is None:
-            tuning.note(f"{result.name}: no config has a metric")
-            return None
-        found = next((c for c in configs if candidates.candidate(c) == trial.candidate), None)
-        if found is not None:
-            tuning.note(f"{result.name}, the best: {in_words(found)}")
-        return found
-
     def _sampled(
-        self, best: Config, fine: Sequence[Setting], candidates: ConfigCandidates, tuning: Tuning
+        self, run: ConfigRun, best: Config, fine: Sequence[Setting]
     ) -> Generator[Stage, StageResult, None]:
         box = Box.of(fine)
         if box is None:
-            tuning.note("auto search: no fine-tuning search, NumIterations or LearningRate is missing")
+            run.tuning.note("auto search: no fine-tuning search, NumIterations or LearningRate is missing")
             return
+        name, n_left = self.fastft["sampler_algo"], self.fastft["n_trials"]
+        batch = max(1, min(run.tuning.batch_size, math.ceil(n_left / N_BATCHES)))
+        sampler = asker(name, box, run.tuning.seed, batch)
         base = {**best, **dict(fine[0])}
-        n_left = self.fastft["n_trials"]
-        batch = max(1, min(tuning.batch_size, math.ceil(n_left / N_BATCHES)))
-        sampler = asker(self.fastft["sampler_algo"], box, tuning.seed, batch)
-        known: dict[Candidate, Trial] = {}
-        number = 0
+        known: dict[Candidate, float | None] = {}
         while n_left > 0:
-            asked = [candidates.candidate(tuned(base, sampler.ask())) for _ in range(min(batch, n_left))]
-            n_left -= len(asked)
-            new = [c for c in dict.fromkeys(asked) if c not in known]
+            configs = [tuned(base, sampler.ask()) for _ in range(min(batch, n_left))]
+            n_left -= len(configs)
+            new = [c for c in configs if run.candidate(c) not in known]
             if new:
-                number += 1
-                name = f"auto search, {self.fastft['sampler_algo']} over fine-tuning, batch {number}"
-                result = yield Stage(name, new)
-                known |= {t.candidate: t for t in result.trials}
-            sign = -1.0 if tuning.goal.higher_is_better else 1.0
-            for candidate in asked:
-                trial = known.get(candidate)
-                metric = trial.metric if trial else None
-                sampler.tell(None if metric is None else sign * metric)
+                title = f"auto search, {name} over fine-tuning, {n_left} points left"
+                known |= yield from run.stage(title, partial(iter, new), len(new))
+            for config in configs:
+                sampler.tell(known.get(run.candidate(config)))
 
 
 def _spaces(given: Any) -> ConfigSpaces:
@@ -206,28 +184,12 @@ def _told(spaces: ConfigSpaces, tuning: Tuning) -> ConfigSpaces:
     removed = "; ".join(f"{count_text(n)} {reason}" for reason, n in spaces.removed.items())
     found = f"auto search: {count_text(spaces.raw)} combinations, {count_text(spaces.size)} of them distinct"
     tuning.note(f"{found} (filtered: {removed})" if removed else found)
-    used = {k: why for k, why in WITHOUT_COUNTERPART.items() if spaces.name(k)}
-    able = spaces.each(lambda space: space.without_keys(used)) if used else spaces
-    if used:
-        why = ", ".join(f"{key} ({reason})" for key, reason in used.items())
-        tuning.note(f"auto search: {count_text(able.size)} differ here, without {why}")
-    runnable = able.each(ConfigSpace.without_auto_mp)
-    if skipped := able.size - runnable.size:
-        tuning.note(f"auto search: {count_text(skipped)} are skipped, {AUTO_MP}")
-    if not runnable.size:
-        raise InputError(f"{WHERE}: search_space leaves nothing to run, {AUTO_MP}")
-    return runnable
-
-
-def _stage(name: str, candidates: ConfigCandidates, configs: Iterable[Config], size: int) -> Stage:
-    items = _distinct(map(candidates.candidate, configs))
-    return Stage(name, list(items) if size <= LISTED else items)
-
-
-def _distinct(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-    """Each candidate once: e.g. types of 16 bits are the same with every method."""
-    seen = set()
-    for candidate in candidates:
-        if candidate.digest not in seen:
-            seen.add(candidate.digest)
-            yield candidate
+    if not spaces.size:
+        raise InputError(f"{WHERE}: search_space leaves nothing to run ({removed})")
+    used = {k: why for k, why in WITHOUT_COUNTERPART.items() if spaces.names(k)}
+    if not used:
+        return spaces
+    able = spaces.each(lambda space: space.without_keys(used))
+    why = "; ".join(f"{key}: {reason}" for key, reason in used.items())
+    tuning.note(f"auto search: {count_text(able.size)} differ here ({why})")
+    return able

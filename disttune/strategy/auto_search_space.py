@@ -26,8 +26,7 @@ Config = Mapping[str, Value]
 Cost = tuple[int, int]  # hundredths of a plain trial; extra copies of the model
 GROUPS = (
     ("calibrate_method", "CalibMovingAverage", "CalibMovingAverageConstant", "Percentile"),
-    ("activation_type",),
-    ("weight_type",),
+    ("activation_type", "weight_type"),
     ("include_cle",),
     ("include_auto_mp",),
     ("include_sq", "SmoothAlpha"),
@@ -36,13 +35,13 @@ GROUPS = (
     ("include_fast_ft", *(key.name for key in KEYS.values() if key.table == TUNING)),
 )
 FINE_TUNING = len(GROUPS) - 1
-AUTO_MP_GROUP = GROUPS.index(("include_auto_mp",))
 TWICE = "a value is given twice"
-WITHOUT_COUNTERPART = {  # keys that make no other model here
+MIXED_SIGNS = "activation_type int8 with weight_type uint8: onnxruntime does not do that"
+WITHOUT_COUNTERPART = {  # keys that make no config of their own here
+    "include_auto_mp": "mixed precision comes last, on the best config",
     "DataSize": "all calibration samples count",
     "FixedSeed": "nothing is drawn at random",
 }
-AUTO_MP = "include_auto_mp = true: mixed precision is a strategy of its own here"
 _METHOD_COST = {"MinMax": 0, "NonOverflow": 0, "Percentile": 1, "LayerWisePercentile": 2}
 
 
@@ -111,10 +110,6 @@ class ConfigSpace:
                     child = (*point[:axis], point[axis] + 1, *point[axis + 1 :])
                     heapq.heappush(waiting, (cost(child), child, axis))
 
-    def without_auto_mp(self) -> "ConfigSpace":
-        """The configs that are no mixed precision."""
-        return self._with(AUTO_MP_GROUP, lambda s: ("include_auto_mp", True) not in s)
-
     def without_fine_tuning(self) -> "ConfigSpace":
         """The same space with nothing said of fine-tuning."""
         groups = list(self.groups)
@@ -127,11 +122,6 @@ class ConfigSpace:
             tuple(dict.fromkeys(tuple(p for p in s if p[0] not in names) for s in settings))
             for settings in self.groups
         )
-        return replace(self, groups=tuple(groups))
-
-    def _with(self, group: int, keep: Callable[[Setting], bool]) -> "ConfigSpace":
-        groups = list(self.groups)
-        groups[group] = tuple(s for s in groups[group] if keep(s))
         return replace(self, groups=tuple(groups))
 
     @cached_property
@@ -174,10 +164,14 @@ class ConfigSpaces:
         settings = dict.fromkeys(s for space in self.spaces for s in space.groups[FINE_TUNING])
         return sorted((s for s in settings if ("include_fast_ft", True) in s), key=setting_cost)
 
-    def name(self, key: str) -> bool:
+    def has(self, pair: tuple[str, Value]) -> bool:
+        """Whether a config has a key at a value."""
+        return any(pair in s for space in self.spaces for settings in space.groups for s in settings)
+
+    def names(self, key: str) -> bool:
         """Whether a config names a key."""
-        group = next(i for i, names in enumerate(GROUPS) if key in names)
-        return any(key == k for space in self.spaces for s in space.groups[group] for k, _ in s)
+        pairs = (p for space in self.spaces for settings in space.groups for s in settings for p in s)
+        return any(key == name for name, _ in pairs)
 
     def each(self, change: Callable[[ConfigSpace], ConfigSpace]) -> "ConfigSpaces":
         """The union of the changed spaces."""
@@ -245,6 +239,9 @@ def _settings(lists: FlatSpace) -> tuple[tuple[Setting, ...], Counter[str]]:
     settings: dict[Setting, None] = {}
     for values in product(*once.values()):
         chosen = dict(zip(once, values, strict=True))
+        if (chosen.get("activation_type"), chosen.get("weight_type")) == ("int8", "uint8"):
+            removed[MIXED_SIGNS] += 1
+            continue
         inert = _inert(chosen)
         setting = tuple((k, v) for k, v in chosen.items() if k not in inert)
         if setting in settings:

@@ -14,6 +14,14 @@ from tests.distributed.launch import Ended, disttune, mpirun, run
 
 # Evaluations that take different times, so that results arrive in another order than they are proposed.
 UNEVEN = "time.sleep(0.002 * (7 * n % 16))"
+SEARCH = {
+    "search_space": {
+        "calibrate_method": ["MinMax", "Percentile"], "include_sq": [False, True], "include_fast_ft": True,
+        "extra_options": {"FastFinetune": {"NumIterLR": [[10, 0.01], [30, 0.2]]}},
+    },
+    "advanced_fastft_search": True,
+    "advanced_fastft_params": {"n_trials": 5},
+}  # fmt: skip
 JOBS: dict[str, dict[str, Any]] = {
     "exhaustive, static or dynamic": {
         "ranks": (1, 2, 4), "quantization": 'approach = "auto"', "max_trials": 18, "tolerable_loss": 0.0084,
@@ -26,6 +34,9 @@ JOBS: dict[str, dict[str, Any]] = {
     "weights alone, layers solved on all ranks": {
         "ranks": (2,), "quantization": 'approach = "weight_only"', "strategy": "random", "max_trials": 5,
         "tolerable_loss": 0.5,
+    },
+    "auto search, fine-tuning sampled": {
+        "ranks": (2,), "strategy": "auto_search", "strategy_kwargs": SEARCH, "tolerable_loss": 0.5,
     },
 }  # fmt: skip
 

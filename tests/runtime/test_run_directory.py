@@ -15,7 +15,7 @@ from tests.runtime.sample_records import job_record, one_of_each, result_record
 
 JOB_TEXT = 'strategy = "random"\n'
 OUTPUTS = ("result.json", "trials.csv", "best.onnx", "best.onnx.data", "report.html",
-           "logs/rank-0.log", "logs/rank-12.log", "cache/deep/table.bin")  # fmt: skip
+           "auto_search.log", "logs/rank-0.log", "logs/rank-12.log", "cache/deep/table.bin")  # fmt: skip
 FOREIGN = ("notes.txt", "model.onnx", "logs/mine.log", "my_best.onnx", "lockers")
 
 

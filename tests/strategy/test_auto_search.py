@@ -41,7 +41,7 @@ def candidate(tuning, **config):
     return ConfigCandidates(tuning).candidate(config)
 
 
-def run(ranks: int = 1, max_trials: int = 60, **keywords) -> Simulation:
+def run(ranks: int = 1, strategy: AutoSearch | None = None, **keywords) -> Simulation:
     """On a synthetic model where low learning rates of adaround are best."""
     summary = synthetic_cnn()
     losses = additive_landscape(1)
@@ -56,13 +56,14 @@ def run(ranks: int = 1, max_trials: int = 60, **keywords) -> Simulation:
         return losses(found) * 0.01 + gain - 0.02 * abs(math.log10(rate) + 1.7) - 0.001 * plain
 
     job = SimulatedJob(
-        lambda: AutoSearch(SPACE, **keywords),
+        lambda: strategy or AutoSearch(SPACE, **keywords),
         synthetic_space(summary),
         metric,
         goal=9.0,
-        policy=ExitPolicy("goal", max_trials=max_trials),
+        policy=ExitPolicy("goal", max_trials=60),
         duration_s=lambda item, rank: 0.5 + len(str(item)) % 7 / 5 + rank % 3,
         summary=summary,
+        probe=lambda probe: 0.1,
     )
     return simulate(job, ranks)
 
@@ -158,13 +159,16 @@ def test_the_default_space_is_told_with_its_counts_and_draws_lazily():
     assert tuning.notes[0].startswith(
         "auto search: 589,824 combinations, 43,200 of them distinct (filtered: "
     )
-    assert "22,464 differ here, without DataSize (all calibration samples count)" in tuning.notes[1]
-    assert "11,232 are skipped, include_auto_mp = true" in tuning.notes[2]
+    assert tuning.notes[1].startswith(
+        "auto search: 11,232 differ here (include_auto_mp: mixed precision comes"
+    )
+    assert "DataSize: all calibration samples count; FixedSeed: nothing is drawn at random" in tuning.notes[1]
 
 
-def test_a_space_of_mixed_precision_alone_is_refused():
+def test_a_space_that_leaves_nothing_to_run_is_refused():
+    strategy = AutoSearch({"activation_type": "int8", "weight_type": "uint8"})
     with pytest.raises(InputError, match="leaves nothing to run"):
-        next(AutoSearch({"include_auto_mp": True}).stages(tuning_of("Conv")))
+        next(strategy.stages(tuning_of("Conv")))
 
 
 def test_random_search_tries_the_same_candidates_in_another_order_that_the_seed_decides():
@@ -192,6 +196,18 @@ def test_two_stages_fine_tune_the_best_calibration():
         assert trial.candidate.recipes == best.recipes
         assert trial.candidate.config_of("conv_0").activation == best.config_of("conv_0").activation
         assert trial.candidate.config_of("conv_0").weight.method in ("adaround", "adaquant")
+
+
+def test_mixed_precision_starts_from_the_best_config():
+    strategy = AutoSearch({**IN_SPACE, "include_auto_mp": [False, True]})
+    trials = rows(run(strategy=strategy))
+    configs = [t for t in trials if t.stage == "auto search"]
+    mixes = [t for t in trials if t.stage != "auto search"]
+    best = max(configs, key=lambda t: t.metric).candidate
+
+    assert len(configs) == 12
+    assert mixes
+    assert {t.candidate.recipes for t in mixes} == {best.recipes}
 
 
 def test_the_first_of_two_stages_goes_on_where_the_goal_is_met():

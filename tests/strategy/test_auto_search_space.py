@@ -117,6 +117,17 @@ def test_each_filtered_combination_has_its_reason():
     assert space.size == 3
 
 
+def test_types_that_do_not_go_together_are_filtered():
+    space = config_space(
+        {"activation_type": ["int8", "uint8"], "weight_type": ["uint8", "int8"], "include_cle": [True, False]}
+    )
+    assert space.size == 6
+    assert space.removed == {"activation_type int8 with weight_type uint8: onnxruntime does not do that": 2}
+    assert not any(
+        (c["activation_type"], c["weight_type"]) == ("int8", "uint8") for _, c in space.cheapest_first()
+    )
+
+
 def test_the_cheapest_configs_come_first_and_ties_as_listed():
     configs = list(config_space(DEFAULT_SPACE).cheapest_first())
     costs = [cost for cost, _ in configs]
