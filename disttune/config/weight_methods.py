@@ -28,6 +28,7 @@ from disttune.config.nearest import unknown_name
 
 OptionValue = bool | int | float | str
 Options = tuple[tuple[str, OptionValue], ...]  # sorted by name, only those other than by default
+SCALES = ("auto", "minmax", "seqmse")  # values of option "scale"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,10 @@ def weight_options(method: str, given: Mapping[str, object]) -> Options:
 def _like(default: OptionValue, value: object, where: str) -> OptionValue:
     """A value, or its text, as the kind that the default is of."""
     text = str(value).lower()
+    if isinstance(default, str):
+        if text in SCALES:
+            return text
+        raise InputError(f"{where}: {unknown_name('value', text, SCALES)}")
     if isinstance(default, bool):
         if text in ("true", "false"):
             return text == "true"

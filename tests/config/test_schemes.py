@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disttune.config.errors import InputError
-from disttune.config.schemes import METHODS, QUANTIZED_DTYPES, OpConfig, Scheme, parse_method
+from disttune.config.schemes import (
+    METHODS,
+    QUANTIZED_DTYPES,
+    OpConfig,
+    Scheme,
+    parse_method,
+    parse_scheme_method,
+)
 
 _schemes = st.builds(
     Scheme,
@@ -73,3 +80,10 @@ def test_a_reduced_range_is_written_where_it_is_one_and_read_again():
     assert "reduce_range" not in Scheme("int8", True).to_dict()
     assert Scheme.from_dict(scheme.to_dict()) == scheme
     assert str(scheme) == "int8 (reduced range) symmetric per tensor minmax"
+
+
+def test_an_option_that_is_a_word_takes_its_words_alone():
+    assert parse_scheme_method("adaround:scale=SeqMSE") == ("adaround", None, (("scale", "seqmse"),))
+    assert parse_scheme_method("adaround:scale=auto") == ("adaround", None, ())
+    with pytest.raises(InputError, match=r'option scale: no value "seqms". Nearest: "seqmse"'):
+        parse_scheme_method("adaround:scale=seqms")

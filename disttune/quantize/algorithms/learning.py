@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from disttune.config.errors import TrialError
+from disttune.config.weight_methods import SCALES
 from disttune.quantize.algorithms.flip import descended
 from disttune.quantize.algorithms.grid import CodeArray
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
@@ -111,10 +112,8 @@ def marks_at(iterations: int) -> list[int]:
 def _start(problem: LayerProblem, plain: Rounded, objectives: list[Objective]) -> Rounded:
     """Rule 1."""
     option = problem.scheme.option("scale")
-    if option not in ("auto", "minmax", "seqmse"):
-        raise TrialError(
-            f'op {problem.name}: option scale = "{option}": valid are "auto", "minmax" and "seqmse"'
-        )
+    if option not in SCALES:
+        raise TrialError(f'op {problem.name}: option scale = "{option}": valid are {", ".join(SCALES)}')
     lowest, highest = plain.grid.codes
     if option == "minmax" or (option == "auto" and highest - lowest >= _FEW_LEVELS):
         return plain

@@ -92,5 +92,5 @@ def test_ends_before_its_iterations_when_every_choice_is_made() -> None:
 
 
 def test_scale_option_says_what_is_valid() -> None:
-    with pytest.raises(TrialError, match='scale = "mse": valid are "auto", "minmax" and "seqmse"'):
+    with pytest.raises(TrialError, match='scale = "mse": valid are auto, minmax, seqmse'):
         find_layer_algorithm("adaround").solve(layer(4, 2, int4("adaround", scale="mse")))
