@@ -36,10 +36,31 @@ def expanded(configs: Sequence[AlgorithmConfig | Mapping[str, Any]]) -> list[Alg
 
 
 def spanned_space(configs: Sequence[AlgorithmConfig], tuning: Tuning) -> Space:
-    """The space whose options of each op are those that the configs give it, in their order."""
+    """The space whose options of each op are those that the configs give it, in their order.
+
+    Recipes are those of the first config; what others have instead is there for strategies that try values.
+    """
     candidates = [candidate_of(config, tuning) for config in configs]
     options = {op: tuple(dict.fromkeys(c.config_of(op) for c in candidates)) for op in tuning.space.ops}
-    return replace(tuning.space, options=options, presets={})
+    given = [dict(candidate.recipes) for candidate in candidates]
+    several = {name: values for name in RECIPES if len(values := _values(name, given)) > 1}
+    for name, values in several.items():
+        if not RECIPES[name].tunable:
+            tuning.note(f"config set: recipe {name} is {values[0]} in all candidates, as in the first config")
+    return replace(
+        tuning.space,
+        options=options,
+        presets={},
+        recipes=given[0],
+        alternatives={
+            **tuning.space.alternatives,
+            **{name: values for name, values in several.items() if RECIPES[name].tunable},
+        },
+    )
+
+
+def _values(recipe: str, given: Sequence[Mapping[str, RecipeValue]]) -> tuple[RecipeValue, ...]:
+    return tuple(dict.fromkeys(recipes.get(recipe, RECIPES[recipe].default) for recipes in given))
 
 
 def candidate_of(config: AlgorithmConfig, tuning: Tuning) -> Candidate:

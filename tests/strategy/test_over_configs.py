@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from disttune.config.algorithms.dynamic import DynamicQuantConfig
+from disttune.config.algorithms.smooth_quant import SmoothQuantConfig
 from disttune.config.algorithms.static import StaticQuantConfig
 from disttune.config.errors import InputError
 from disttune.config.schemes import FLOAT32
@@ -13,7 +14,7 @@ from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.simulation import SimulatedJob, simulate
 from disttune.strategy.registry import make_strategy
 from tests.builders import chain
-from tests.strategy.tunings import proposals, space_of, tuning_of
+from tests.strategy.tunings import proposals, space_of, stages_of, tuning_of
 
 SUMMARY = chain("Conv", "MatMul", "Conv")
 SPACE = space_of(SUMMARY, approach="auto")
@@ -60,6 +61,24 @@ def test_exhaustive_is_the_product_of_what_the_ops_can_have():
 
     assert len(candidates) == 4
     assert all(c.config_of("Conv_0") == FLOAT32 for c in candidates)
+
+
+def test_recipes_of_the_configs_are_in_the_space():
+    smoothed = SmoothQuantConfig(alpha=[0.3, 0.5, "auto"])
+    tuning = tuning_of("Conv", "MatMul", "Conv")
+    candidates = proposals(over("random", [smoothed]), tuning)
+    assert candidates
+    assert all(dict(c.recipes) == {"smooth_quant": True, "smooth_quant_alpha": 0.3} for c in candidates)
+
+    alphas = stages_of(over("mse", [smoothed]), tuning_of("Conv", "MatMul", "Conv"))[0].items
+    assert [dict(c.recipes).get("smooth_quant_alpha", 0.5) for c in alphas] == [0.3, 0.5, "auto"]
+
+
+def test_a_recipe_that_no_strategy_tries_is_that_of_the_first_config():
+    tuning = tuning_of("Conv", "MatMul", "Conv")
+    candidates = proposals(over("random", [SmoothQuantConfig(), StaticQuantConfig()]), tuning)
+    assert all(dict(c.recipes) == {"smooth_quant": True} for c in candidates)
+    assert any("recipe smooth_quant is True in all candidates" in note for note in tuning.notes)
 
 
 def test_a_strategy_with_configs_of_its_own_gets_them():
