@@ -13,7 +13,6 @@ import typer
 
 from disttune.config.errors import DisttuneError
 
-EXIT_FAULT = 1
 DEFAULT_JOB_FILE = Path("disttune.toml")
 # How launchers tell a process its rank. Only rank 0 reads the command line of these commands.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")

@@ -65,16 +65,6 @@ class QuantizedWeight:
     block_size: int | None = None
     code_range: Codes | None = None
 
-    @property
-    def packed_codes(self) -> bytes:
-        """The codes as ONNX holds them in `raw_data`."""
-        return packed(self.codes, self.dtype)
-
-    @property
-    def packed_zero_point(self) -> bytes:
-        """The zero points as ONNX holds them in `raw_data`."""
-        return packed(self.zero_point, self.dtype)
-
     def dequantized(self) -> Float32Array:
         """What the codes stand for, as DequantizeLinear computes it; shape of the weight."""
         scale = self.for_each_value(self.scale)

@@ -286,9 +286,9 @@ def test_dequantized_is_what_onnxruntime_dequantizes(dtype, granularity, size):
         [],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, weight.shape)],
         [
-            helper.make_tensor("w", kind, weight.shape, ours.packed_codes, raw=True),
+            helper.make_tensor("w", kind, weight.shape, packed(ours.codes, ours.dtype), raw=True),
             numpy_helper.from_array(ours.scale, "s"),
-            helper.make_tensor("z", kind, ours.scale.shape, ours.packed_zero_point, raw=True),
+            helper.make_tensor("z", kind, ours.scale.shape, packed(ours.zero_point, ours.dtype), raw=True),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)

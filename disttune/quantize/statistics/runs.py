@@ -59,10 +59,6 @@ class Runs:
         self._steps: list[tuple[Segment, onnxruntime.InferenceSession]] = []
         self._fits_bytes = -1  # of a feed
 
-    @property
-    def n_segments(self) -> int:
-        return len(self._steps)
-
     def make_fit(self, feed: Feed) -> None:
         """Cut the model so that this feed, and every smaller one, keeps to the memory.
 
