@@ -47,7 +47,7 @@ class Amp:
         sensitivity: Measured = "error",
         cost: str = "both",
         n_feeds: int = 4,
-        repairs: int = 4,
+        repairs: int = 2,
     ):
         for key, value, known in (
             ("sensitivity", sensitivity, ("error", "metric")),
@@ -87,7 +87,7 @@ class Amp:
             space: with the precisions.
             base: its recipes hold, and its configs stand for their precision.
         """
-        names = self._names(tuning, space, base)
+        names = self.names(tuning, space, base)
         costs = CostModel(tuning.summary, base.ops, self.cost)  # type: ignore[arg-type]
         groups = group_choices(tuning, space, base, names, costs)
         groups = yield from measured_groups(
@@ -98,16 +98,21 @@ class Amp:
         yield from search.run(names)
         return None if search.best is None else search.candidate(search.best)
 
-    def _names(self, tuning: Tuning, space: Space, base: Candidate) -> list[str]:
-        """The precisions of the job, that of its default among them.
+    def names(self, tuning: Tuning, space: Space, base: Candidate, also: Sequence[str] = ()) -> list[str]:
+        """The precisions that are tried: the named ones, or that of the base and what the target offers.
 
+        Args:
+            tuning: is told which are not fused.
+            space: with the precisions.
+            base: to start from.
+            also: others, where none are named.
         Raises:
             InputError: one of them is unknown, or no op of the model can have it here.
         """
         own = dict.fromkeys(precision_name(c) for c in base.configs().values() if c.quantized and c.weight)
         if self.candidates is None:
             offered = (n for n in DEFAULTS if n in space.precisions and space.precisions[n].offered)
-            return list(dict.fromkeys([*own, *offered]))
+            return list(dict.fromkeys([*own, *offered, *also]))
         for name in self.candidates:
             if name not in (*space.precisions, *own, FLOAT):
                 known = [*space.precisions, FLOAT]

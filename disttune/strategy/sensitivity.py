@@ -42,7 +42,7 @@ Group = tuple[GroupChoice, ...]  # what it can be, the cheapest first; float las
 def group_choices(
     tuning: Tuning, space: Space, base: Candidate, names: Sequence[str], costs: CostModel
 ) -> list[Group]:
-    """The choices of every group of the ops that a candidate quantizes.
+    """The choices of every group of the ops that a candidate, or the job's default, quantizes.
 
     Args:
         tuning: has the summary.
@@ -52,7 +52,8 @@ def group_choices(
         costs: of configs.
     """
     groups = []
-    for ops in quantizer_groups(tuning.summary, base.quantized_ops):
+    quantized = {*tuning.space.default_candidate().quantized_ops, *base.quantized_ops}
+    for ops in quantizer_groups(tuning.summary, quantized):
         found: dict[tuple[OpConfig, ...], GroupChoice] = {}
         for name in (*names, FLOAT):
             configs = configs_of(space, base, ops, name)

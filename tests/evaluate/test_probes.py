@@ -231,3 +231,19 @@ def test_latency_without_feeds_fails_with_the_reason():
     without = ProbeTools(t.prepared, t.summary, Feeds((), None, 0), t.build, QuantizedModel, t.folder)
     with pytest.raises(TrialError, match="a probe needs calibration feeds, and there are none"):
         find_probe("latency")(without, candidate(first=INT8, relu=FLOAT32, second=INT8), {"trial": 0})
+
+
+def test_outliers_are_the_largest_over_the_999th_of_a_thousand_magnitudes():
+    probe = find_probe("activation_outliers")
+    rng = np.random.default_rng(6)
+    plain = rng.uniform(0.5, 1.0, (500, 6)).astype(np.float32)
+    far = plain.copy()
+    far[3, 2] = -40.0
+    found = {
+        name: probe(tools(two_layers(), Feeds(({"x": x},), None, 500)), None, {"ops": ops, "n_feeds": 1})
+        for name, x, ops in (("plain", plain, ["first"]), ("far", far, ["first", "second"]))
+    }
+    bulk = np.percentile(np.abs(far.astype(np.float64)), 99.9)
+    assert found["far"]["first"] == pytest.approx(40.0 / bulk)
+    assert 1 <= found["plain"]["first"] < 1.1
+    assert list(found["far"]) == ["first", "second"]
