@@ -87,7 +87,8 @@ def test_each_model_is_measured_once_and_by_several_ranks(runs: dict[str, Path])
         assert len({r["model_digest"] for r in rows}) == sum(r["duplicate_of"] == "" for r in rows)
         assert {r.rank for r in results} <= set(range(1 if name == "local" else int(name)))
         if len(results) > 10 and name != "local":
-            assert len({r.rank for r in results}) > 1  # not all: a rank may be ready when the job is done
+            least = min(2, int(name))  # not all: a rank may be ready when the job is done
+            assert len({r.rank for r in results}) >= least
 
 
 def test_exit_code_tells_goal_missed_and_wrong_input_under_mpirun(tmp_path: Path):
