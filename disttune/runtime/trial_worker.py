@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,18 @@ import onnxruntime
 import disttune
 from disttune.config.errors import DisttuneError, InternalError, TrialError, UserCodeError
 from disttune.config.weight_methods import WEIGHT_METHODS
-from disttune.evaluate.evaluators import (
-    evaluate,
-    objectives,
-)
+from disttune.evaluate.evaluators import evaluate, objectives
 from disttune.evaluate.probes import ProbeTools, find_probe
 from disttune.quantize.builder.writer import Blueprint
-from disttune.quantize.counts import count_quantized
-from disttune.quantize.digest import model_digest
-from disttune.quantize.engine import (
-    MakesBlueprints,
-    UsesStatistics,
-    find_engine,
-)
+from disttune.quantize.engine import UsesStatistics, find_engine
 from disttune.quantize.export import save_model
 from disttune.quantize.shared_tensors import SharedTensors
-from disttune.quantize.size import model_bytes
 from disttune.quantize.statistics.statistics import Statistics
 from disttune.quantize.target_check import check_target
 from disttune.quantize.work import Results, Work
+from disttune.runtime.built_model import BuiltModel, built_model
 from disttune.runtime.engines import Engines, WorksMissingError
-from disttune.runtime.job_data import JobData, too_new
+from disttune.runtime.job_data import JobData
 from disttune.runtime.messages import (
     Answer,
     BaselineMeasured,
@@ -80,17 +71,6 @@ from disttune.strategy.stage import Probe
 
 MODULES = (disttune, onnxruntime, onnx, numpy)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass
-class BuiltModel:
-    """The model in hand: built, and not evaluated yet or kept for the export."""
-
-    digest: str
-    source: onnx.ModelProto | Blueprint
-    model_digest: str
-    size_bytes: int
-    n_quantized: int
 
 
 _NEED_DATA = frozenset(name for name, method in WEIGHT_METHODS.items() if method.uses_data)
@@ -355,23 +335,7 @@ class TrialWorker:
     def _new_model(self, candidate: Candidate) -> BuiltModel:
         engine, plain = self._the_engines().of(candidate)
         self._asked = None
-        limits = self._data.job.model
-        if isinstance(engine, MakesBlueprints):
-            blueprint, shared = engine.blueprint(plain), self._shared
-            if error := too_new(blueprint.skeleton, limits):
-                raise TrialError(f"the quantized model {error}")
-            return BuiltModel(
-                candidate.digest,
-                blueprint,
-                shared.digest(blueprint),
-                shared.size_bytes(blueprint),
-                shared.n_quantized(blueprint),
-            )
-        proto = engine.build(plain)
-        if error := too_new(proto, limits):
-            raise TrialError(f"the quantized model {error}")
-        size_bytes = model_bytes(proto)
-        return BuiltModel(candidate.digest, proto, model_digest(proto), size_bytes, count_quantized(proto))
+        return built_model(engine, plain, candidate.digest, self._shared, self._data.job.model)
 
     def _the_engines(self) -> Engines:
         if self._engines is None:
