@@ -21,6 +21,7 @@ class OverConfigs:
     def __init__(self, strategy: Strategy, configs: Sequence[AlgorithmConfig | Mapping[str, Any]]):
         self.strategy = strategy
         self.configs = expanded(configs)
+        self.tries_calibration_sizes = getattr(strategy, "tries_calibration_sizes", False)
 
     def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]:
         tuning.space = spanned_space(self.configs, tuning)

@@ -94,3 +94,7 @@ def test_other_keywords_go_to_the_strategy():
 def test_an_empty_set_is_refused():
     with pytest.raises(InputError, match="configs is empty; give at least one"):
         over("random", [])
+
+
+def test_a_strategy_that_tries_calibration_sizes_does_so_over_configs_too():
+    assert [over(name).tries_calibration_sizes for name in ("auto", "random")] == [True, False]
