@@ -26,12 +26,6 @@ LEGEND = (
     "messages: between two trials; failures: of nodes, how many in brackets",
 )
 
-LEGEND = (
-    "shares of the ranks' time. efficiency: building and evaluating what counts;",
-    "stage ends: waiting for the last items; look-ahead: begun and thrown away;",
-    "messages: between two trials; failures: of nodes, how many in brackets",
-)
-
 
 @command("simulate")
 def simulate(

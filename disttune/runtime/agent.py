@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from disttune.config.job import Job, RuntimeSection
-from disttune.runtime.equipment import REPLICA, STATISTICS, Equipment
+from disttune.runtime.equipment import Equipment
 from disttune.runtime.lock_holder import process_alive
 from disttune.runtime.log_forwarding import LogForwarding
 from disttune.runtime.messages import (
@@ -55,6 +55,7 @@ from disttune.runtime.messages import (
     UseStatistics,
     Welcome,
 )
+from disttune.runtime.sharing import REPLICA, STATISTICS
 from disttune.runtime.supervisor import Death, Supervisor
 from disttune.runtime.trial_host import TrialHost, inline_host
 from disttune.runtime.trial_run import PREPARATION_TIMEOUT_S, TrialRun

@@ -28,9 +28,7 @@ from disttune.runtime.messages import (
     ToMaster,
     UseStatistics,
 )
-from disttune.runtime.sharing import Addressed, Sharing
-
-REPLICA, STATISTICS = "replica", "statistics"
+from disttune.runtime.sharing import REPLICA, STATISTICS, Addressed, Sharing
 
 
 class Crew:

@@ -22,10 +22,8 @@ from disttune.runtime.messages import (
 )
 from disttune.runtime.result_files import ResultFiles
 from disttune.runtime.scratch import Scratch
+from disttune.runtime.sharing import REPLICA, STATISTICS
 from disttune.runtime.work_messages import KeepResult, LearnResults, ResultKept, UseResult
-
-REPLICA, STATISTICS = "replica", "statistics"
-
 
 PART_BYTES = 2**28
 

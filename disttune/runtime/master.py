@@ -32,7 +32,7 @@ from disttune.runtime.search import Search
 from disttune.runtime.transport import Transport
 from disttune.schedule.pareto import pareto_front
 
-RANKS_OWN_TASKS = ("Load", "LoadStatistics")  # what fails there concerns that rank alone
+RANKS_OWN_TASKS = ("Load", "LoadStatistics", "LearnResults")  # what fails there concerns that rank alone
 
 
 class Master:

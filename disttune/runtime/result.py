@@ -41,7 +41,7 @@ class TuningResult:
         status: "goal_met", "goal_not_met" or "interrupted".
         stop_reason: "goal", "max_trials", "timeout", "space", "strategy", "find_n", "patience",
             "signal" or "batch_end".
-        baseline: of the float model; None when it was not measured yet.
+        baseline: of the float model.
         goal: what a metric must reach.
         best: None when no trial has a metric.
         n_trials: committed rows that count.

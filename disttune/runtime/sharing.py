@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from disttune.runtime.messages import Host, OpenFile, SendFile, ToAgent
 
+REPLICA, STATISTICS = "replica", "statistics"  # names of files that every rank gets
+
 
 @dataclass(frozen=True, slots=True)
 class Addressed:

@@ -1,5 +1,6 @@
 """The agent before its first trial: it opens the replica or asks for it, writes the files, loads the job."""
 
+import gc
 import os
 
 from disttune.runtime.messages import (
@@ -75,6 +76,7 @@ def test_user_files_are_written_to_scratch_and_removed_at_the_end():
 
 
 def test_closing_leaves_no_descriptor_open():
+    gc.collect()  # what other tests have left closes its descriptors now
     source = create_memory_file()
     nonce = write_replica(source, {"a": b"x"})
     before = descriptors()
