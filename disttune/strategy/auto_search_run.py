@@ -1,4 +1,7 @@
-"""Stages of Auto Search's configs: each candidate once, and the best config so far."""
+"""Stages of Auto Search's configs: each candidate once, and the config of best metric so far.
+
+With objective "first" its trial is the job's best once the stage is through, if it meets the goal.
+"""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -66,6 +69,7 @@ class ConfigRun:
         held = None if self.best is None else self._loss(self.best.trial)
         if held is None or loss < held:
             self.best = Best(config, trial)
+            self.tuning.prefer(trial)
 
     def _loss(self, trial: Trial) -> float | None:
         sign = -1.0 if self.tuning.goal.higher_is_better else 1.0

@@ -52,11 +52,12 @@ def test_two_stages_fine_tune_the_best_calibration_to_less_error(tmp_path):
         search_space={**space, "extra_options": {"FastFinetune": tuning}},
         two_stage_search=True,
         search_metric="cos",
-        search_metric_tolerance=-1.0,
+        search_metric_tolerance=1.0,
     )
     stages = {}
     for trial in result.trials:
         stages.setdefault(trial.stage, []).append(trial.metric)
     first, second = stages["auto search, calibration"], stages["auto search, fine-tuning"]
     assert (len(first), len(second)) == (8, 2)
-    assert result.best.metric == max(first + second) > max(first)
+    assert all(t.meets_goal for t in result.trials)
+    assert result.best.metric == max(first + second) > max(first)  # not the first that meets the goal

@@ -137,4 +137,6 @@ def records(run_directory: Path, kind: type[R]) -> list[R]:
 def _toml(v: object) -> str:
     if isinstance(v, Mapping):
         return "{" + ", ".join(f"{k} = {_toml(x)}" for k, x in v.items()) + "}"
+    if isinstance(v, list):
+        return "[" + ", ".join(map(_toml, v)) + "]"
     return str(v).lower() if isinstance(v, bool) else repr(v).replace("'", '"')
