@@ -69,7 +69,7 @@ def _show(job: RecordedJob, forecasts: list[Forecast], mtbf_hours: float | None)
         console.print("the recorded search has not come to its end: this is what it has measured so far")
     failing = ("failures",) if mtbf_hours is not None else ()
     columns = ("ranks", "time", "efficiency", "start-up", "stage ends", "look-ahead", "messages", *failing)
-    table = Table(*columns, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(*columns, box=box.SIMPLE, padding=(0, 0))
     for f in forecasts:
         lost = [f.startup_s, f.waiting_s, f.discarded_s, f.messages_s]
         cells = [f"{f.share(seconds):.1%}" for seconds in lost]

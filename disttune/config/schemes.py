@@ -1,7 +1,7 @@
 """How one tensor and one operator are quantized: `Scheme` and `OpConfig`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from disttune.config.errors import InputError
@@ -114,9 +114,16 @@ class Scheme:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; fields that stand at None, empty options and a full range are left out."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "options"}
-        values["options"] = dict(self.options) or None
-        values["reduce_range"] = self.reduce_range or None
+        values = {
+            "dtype": self.dtype,
+            "symmetric": self.symmetric,
+            "granularity": self.granularity,
+            "group_size": self.group_size,
+            "method": self.method,
+            "parameter": self.parameter,
+            "reduce_range": self.reduce_range or None,
+            "options": dict(self.options) or None,
+        }
         return {k: v for k, v in values.items() if v is not None}
 
     @classmethod

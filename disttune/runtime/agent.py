@@ -45,7 +45,6 @@ from disttune.runtime.messages import (
     SendFile,
     Setup,
     SkipModel,
-    StageDone,
     StatisticsLoaded,
     StatisticsMerged,
     StatisticsMissing,
@@ -117,7 +116,6 @@ class Agent:
     ):
         self.rank = rank
         self.goodbye: Goodbye | None = None
-        self.last_stage: StageDone | None = None
         self._host = host
         self._tell = tell
         self._send_to = send_to
@@ -195,8 +193,6 @@ class Agent:
                 self._skip(message.assignment)
             case CancelTask():
                 self._cancel(message.assignment)
-            case StageDone():
-                self.last_stage = message
             case Welcome():
                 self._heartbeat_s = message.heartbeat_s
                 self._master_silent_s = message.master_silent_s

@@ -386,17 +386,6 @@ class CancelTask(ToAgent):
 
 
 @dataclass(frozen=True, slots=True)
-class StageDone(ToAgent):
-    """A stage's result, for every rank to hold."""
-
-    index: int
-    name: str
-    best_trial: int | None
-    best_metric: float | None
-    goal_met: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Welcome(ToAgent):
     """The answer to `Hello`: how often to give a sign of life, and how long to wait for the master's."""
 

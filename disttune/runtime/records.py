@@ -6,8 +6,9 @@ old readers must not overlook raises `FORMAT`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -33,12 +34,14 @@ class Record:
     t: float
 
     def __post_init__(self) -> None:
-        for name, hint in _FIELDS[self.kind].items():
-            try:
-                value = _checked(getattr(self, name), hint)
-            except ValueError as error:
-                raise ValueError(f'"{name}" of a {self.kind} record {error}') from None
-            object.__setattr__(self, name, value)
+        for name, fit in _FITS[self.kind].items():
+            value = getattr(self, name)
+            fitted = fit(value)
+            if fitted is _UNFIT:
+                rule = _rule(_FIELDS[self.kind][name])
+                raise ValueError(f'"{name}" of a {self.kind} record must be {rule}, got {_shortened(value)}')
+            if fitted is not value:
+                object.__setattr__(self, name, fitted)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types (tuples stand for lists), the kind first."""
@@ -299,28 +302,32 @@ def record_from_dict(data: Mapping[str, Any]) -> Record:
     return KINDS[kind](**{name: data[name] for name in _FIELDS[kind] if name in data})
 
 
-def _checked(value: Any, hint: Any) -> Any:
-    """The value as its field holds it; `ValueError` with the rule that failed."""
-    checked = _fitted(value, hint)
-    if checked is _UNFIT:
-        raise ValueError(f"must be {_rule(hint)}, got {_shortened(value)}")
-    return checked
-
-
 _UNFIT = object()
 
 
-def _fitted(value: Any, hint: Any) -> Any:
-    """The value in the type that is asked for (int to float, list to tuple), or `_UNFIT`."""
+def _fit(hint: Any) -> Callable[[Any], Any]:
+    """What gives a value in the type that is asked for (int to float, list to tuple), or `_UNFIT`."""
     if hint is Any:
-        return value
+        return lambda value: value
     if hint is float:
-        return _fitted_number(value)
+        return _fitted_number
     if hint is int:
-        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else _UNFIT
-    if isinstance(hint, type) and get_origin(hint) is None:
-        return value if isinstance(value, hint) else _UNFIT
-    return _fitted_composite(value, get_origin(hint), get_args(hint))
+        return _fitted_count
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is None:
+        return lambda value: value if isinstance(value, hint) else _UNFIT
+    if origin is Literal:
+        return lambda value: value if isinstance(value, str) and value in args else _UNFIT
+    if origin in (Union, UnionType):  # all our unions are `X | None`
+        inner = _fit(args[0])
+        return lambda value: None if value is None else inner(value)
+    return partial(
+        _fitted_list if origin is tuple else _fitted_object, _fit(args[-1 if origin is dict else 0])
+    )
+
+
+def _fitted_count(value: Any) -> Any:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else _UNFIT
 
 
 def _fitted_number(value: Any) -> Any:
@@ -333,16 +340,14 @@ def _fitted_number(value: Any) -> Any:
     return number if math.isfinite(number) else _UNFIT
 
 
-def _fitted_composite(value: Any, origin: Any, args: tuple[Any, ...]) -> Any:
-    if origin in (Union, UnionType):  # all our unions are `X | None`
-        return None if value is None else _fitted(value, args[0])
-    if origin is Literal:
-        return value if value in args else _UNFIT
-    if origin is tuple:
-        items = [_fitted(v, args[0]) for v in value] if isinstance(value, (list, tuple)) else [_UNFIT]
-        return _UNFIT if any(item is _UNFIT for item in items) else tuple(items)
+def _fitted_list(fit: Callable[[Any], Any], value: Any) -> Any:
+    items = [fit(v) for v in value] if isinstance(value, (list, tuple)) else [_UNFIT]
+    return _UNFIT if any(item is _UNFIT for item in items) else tuple(items)
+
+
+def _fitted_object(fit: Callable[[Any], Any], value: Any) -> Any:
     fits = isinstance(value, dict) and all(
-        isinstance(k, str) and _fitted(v, args[1]) is not _UNFIT for k, v in value.items()
+        isinstance(k, str) and fit(v) is not _UNFIT for k, v in value.items()
     )
     return value if fits else _UNFIT
 
@@ -365,3 +370,6 @@ def _rule(hint: Any) -> str:
 def _shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+_FITS = {kind: {name: _fit(hint) for name, hint in hints.items()} for kind, hints in _FIELDS.items()}

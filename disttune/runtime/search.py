@@ -22,7 +22,6 @@ from disttune.runtime.messages import (
     Refused,
     RunTask,
     SkipModel,
-    StageDone,
     ToMaster,
     Unusable,
 )
@@ -31,7 +30,6 @@ from disttune.runtime.transport import Transport
 from disttune.runtime.works import Works
 from disttune.schedule.events import (
     Assign,
-    Broadcast,
     Cancel,
     Command,
     Commit,
@@ -210,6 +208,8 @@ class Search:
         """Use ranks that wait for works or have nothing else to do."""
         if self._works.take_export():
             self._exporter.again()
+        if not self._works.wait_for_hands:  # nearly always: what follows looks at every rank
+            return
         waiting = self._works.waiting
         quiet = {self._nodes[rank] for rank in (self._timed & self._busy) - waiting}
         self._works.hand_out(
@@ -270,8 +270,6 @@ class Search:
                 self._cancel(command)
             case Propose() | Settle():
                 self._record(command)
-            case Broadcast():
-                self._broadcast(command)
             case OpenStage():
                 self._record(command)
                 self._tell_later(command)
@@ -308,18 +306,6 @@ class Search:
         else:
             self._transport.send(command.rank, CancelTask(command.assignment))
             self._works.withdraw(command.rank, command.assignment)
-
-    def _broadcast(self, command: Broadcast) -> None:
-        best = self.scheduler.history.best
-        message = StageDone(
-            command.index,
-            command.result.name,
-            best.number if best else None,
-            best.metric if best else None,
-            command.result.goal_met,
-        )
-        for rank in self._nodes:
-            self._transport.send(rank, message)
 
     # Telling, once the journal is durable
 

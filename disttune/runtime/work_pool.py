@@ -82,6 +82,11 @@ class WorkPool:
         return self._entries.get(key)
 
     @property
+    def queues(self) -> bool:
+        """Whether works wait to be done, or to be looked up in the cache."""
+        return bool(self._queued or self._new)
+
+    @property
     def running(self) -> frozenset[int]:
         """Ranks that do a work."""
         return frozenset(self._running)

@@ -70,6 +70,11 @@ class Works:
         return frozenset(asker.rank for asker in self._pool.waiting if asker.assignment is not None)
 
     @property
+    def wait_for_hands(self) -> bool:
+        """Whether `hand_out` has anything to do."""
+        return self._pool.queues or bool(self._in_cache)
+
+    @property
     def export_waits(self) -> bool:
         return any(asker.assignment is None for asker in self._pool.waiting)
 

@@ -21,6 +21,10 @@ class BatchEnd:
     ends_s: float = math.inf
     first_s: float = 0.0
 
+    @property
+    def is_never(self) -> bool:
+        return math.isinf(self.ends_s)
+
     def fits(self, now_s: float, expected_s: float | None) -> bool:
         """Whether something that starts now ends in time.
 

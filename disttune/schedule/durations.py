@@ -58,19 +58,22 @@ class Durations:
         total = sum(op.n_macs for op in summary.ops)
         self._work = {op.name: op.n_macs / total if total else 0.0 for op in summary.ops}
         self._lines: dict[Kind, _Line] = {}
+        self._waiting: dict[str, tuple[Kind, float]] = {}  # features of those that were ranked, by digest
         self.n_learnt = 0
         self._seconds = 0.0
 
     def learn(self, candidate: Candidate, seconds: float) -> None:
         """Take in how long one took."""
-        kind, work = self._features(candidate)
+        waited = self._waiting.pop(candidate.digest, None)
+        kind, work = waited or self._features(candidate)
         self._lines.setdefault(kind, _Line()).add(work, seconds)
         self.n_learnt += 1
         self._seconds += seconds
 
     def rank(self, candidate: Candidate) -> tuple[float, float]:
         """The least goes first: longest expected, then most work."""
-        kind, work = self._features(candidate)
+        kind, work = self._waiting.get(candidate.digest) or self._features(candidate)
+        self._waiting[candidate.digest] = kind, work  # it is ranked again when more is learnt
         line = self._lines.get(kind)
         return (-line.at(work) if line else -math.inf, -work)
 
@@ -85,6 +88,9 @@ class Durations:
         return self._seconds / self.n_learnt
 
     def _features(self, candidate: Candidate) -> tuple[Kind, float]:
-        in_float = [op for op in candidate.ops if not candidate.config_of(op).quantized]
+        if candidate.default.quantized:
+            in_float = [op for op, config in candidate.exceptions if not config.quantized]
+        else:
+            in_float = [op for op in candidate.ops if not candidate.config_of(op).quantized]
         kind = tuple(sorted(Counter(self._types.get(op, "") for op in in_float).items()))
         return kind, sum(self._work.get(op, 0.0) for op in in_float)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from disttune.schedule.outcome import Outcome
-from disttune.strategy.stage import Item, Stage, StageResult
+from disttune.strategy.stage import Item, Stage
 from disttune.strategy.trial import Trial
 
 
@@ -156,14 +156,6 @@ class Improve:
 
 
 @dataclass(frozen=True, slots=True)
-class Broadcast:
-    """A stage has ended: its result goes to every rank before the next one begins."""
-
-    index: int
-    result: StageResult
-
-
-@dataclass(frozen=True, slots=True)
 class Notice:
     """Something the user should read once."""
 
@@ -195,7 +187,6 @@ Command = (
     | Settle
     | Commit
     | Improve
-    | Broadcast
     | Notice
     | Note
     | Finish

@@ -11,7 +11,6 @@ from typing import Protocol
 from disttune.schedule.dispatch import Dispatch
 from disttune.schedule.durations import Durations
 from disttune.schedule.events import (
-    Broadcast,
     Command,
     Commit,
     Evaluate,
@@ -234,6 +233,8 @@ class Scheduler:
         self._look_at_batch_end(now_s)
         if self._drain_until_s is None:
             assert self._run is not None
+            if self._run.exhausted or not self._has_budget(self._run):
+                self._run.drawn_to_its_end()
             self._commands += self._dispatch.hand_out(self._run)
         elif not self._dispatch.n_running or now_s >= self._drain_until_s:
             self._finish(self._drain_reason)
@@ -241,8 +242,11 @@ class Scheduler:
     def _look_at_batch_end(self, now_s: float) -> None:
         """Start nothing more once the next item should end after the batch job does."""
         assert self._run is not None
-        end, following = self.policy.batch_end, self._run.next_waiting
-        if self._drain_until_s is not None or (following is None and now_s < end.ends_s):
+        end = self.policy.batch_end
+        if end.is_never or self._drain_until_s is not None:
+            return
+        following = self._run.next_waiting
+        if following is None and now_s < end.ends_s:
             return
         expected_s = self._durations.expected_s(following.item) if following is not None else None
         if not end.fits(now_s, expected_s):
@@ -350,7 +354,6 @@ class Scheduler:
         result = run.result(self.history.goal)
         is_empty = all(t.duplicate_of is not None for t in run.rows) and not run.probe_values
         self._n_empty_stages = self._n_empty_stages + 1 if is_empty else 0
-        self._commands.append(Broadcast(run.index, result))
         if self._n_empty_stages >= MAX_EMPTY_STAGES:
             self._finish("space")
         else:
@@ -369,8 +372,7 @@ class Scheduler:
         if stage is None:
             self._finish("space" if self._space_is_used_up() else "strategy")
             return
-        is_whole = isinstance(stage.items, list | tuple)
-        durations = self._durations if is_whole and self.policy.only_counts else None
+        durations = self._durations if self.policy.only_counts else None
         self._run = StageRun(self._n_stages, stage, durations)
         self._n_stages += 1
         self._commands.append(OpenStage(self._run.index, stage))

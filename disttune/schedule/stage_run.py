@@ -91,8 +91,8 @@ class StageRun:
     Args:
         index: of the stage in the job.
         stage: as the strategy yielded it.
-        durations: where every result is needed: what decides which candidate starts first; else the order
-            of trials does.
+        durations: where every result is needed: what decides which candidate starts first, as soon as all
+            are drawn; else the order of trials does.
     """
 
     index: int
@@ -107,12 +107,14 @@ class StageRun:
     ending: Ending | None = None
     _source: Iterator[Item] = field(init=False)
     _waiting: list[tuple[tuple[float, float], int, Entry]] = field(default_factory=list)
+    _longest_first: bool = field(init=False)
     _n_learnt: int = 0  # durations of this stage that the order of `_waiting` rests on
     _n_before: int = field(init=False)  # durations learnt before it
     _alone: deque[Entry] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
         self._source = iter(self.stage.items)
+        self._longest_first = self.durations is not None and isinstance(self.stage.items, list | tuple)
         self._n_before = self.durations.n_learnt if self.durations else 0
 
     def all_needed(self, goal_can_stop: bool) -> bool:
@@ -144,17 +146,26 @@ class StageRun:
         """The least starts first: probes of the greatest cost, candidates by their durations or in order."""
         if isinstance(entry.item, Probe):
             return (-entry.item.cost, 0.0)
-        return self.durations.rank(entry.item) if self.durations else (0.0, 0.0)
+        return self.durations.rank(entry.item) if self.durations and self._longest_first else (0.0, 0.0)
+
+    def drawn_to_its_end(self) -> None:
+        """What waits is the rest of the stage: from now on the longest starts first here, too."""
+        if self.durations is not None and not self._longest_first:
+            self._longest_first = True
+            self._sort()
 
     def _sort_again(self) -> None:
         """Rank anew what waits each time that twice as much has been learnt."""
-        if self.durations is None:
+        if self.durations is None or not self._longest_first:
             return
         n_learnt = self.durations.n_learnt - self._n_before
         if n_learnt >= 2 * max(1, self._n_learnt):
             self._n_learnt = n_learnt
-            self._waiting = [(self._rank(entry), index, entry) for _, index, entry in self._waiting]
-            heapq.heapify(self._waiting)
+            self._sort()
+
+    def _sort(self) -> None:
+        self._waiting = [(self._rank(entry), index, entry) for _, index, entry in self._waiting]
+        heapq.heapify(self._waiting)
 
     def close(self, ending: Ending) -> list[Entry]:
         """Draw no more; returns what was drawn ahead and is given up."""

@@ -10,7 +10,8 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any, Self
 
 from disttune.config.errors import InputError
@@ -76,9 +77,19 @@ class Candidate:
 
     @cached_property
     def digest(self) -> str:
-        """32 hexadecimal digits over the choice (not over the model that comes of it)."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        """32 hexadecimal digits over the choice (not over the model that comes of it).
+
+        They are of `to_dict` as JSON with sorted keys, put together of parts that many candidates share.
+        """
+        text = '{"default":' + _text_of(self.default)
+        if self.exceptions:
+            pairs = (
+                f"{json.dumps(op)}:{_text_of(c)}" for op, c in sorted(self.exceptions, key=itemgetter(0))
+            )
+            text += ',"exceptions":{' + ",".join(pairs) + "}"
+        if self.recipes:
+            text += ',"recipes":' + _as_text(dict(self.recipes))
+        return hashlib.blake2b((text + "}").encode(), digest_size=16).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the list of ops (the space has it)."""
@@ -109,6 +120,21 @@ class Candidate:
         parts += [f"{len(kinds) - 2} other configs"] if len(kinds) > 2 else []
         parts += [f"{n_float} of {len(self.ops)} ops in float"] if n_float else []
         return "; ".join(parts + [f"{name}={value}" for name, value in self.recipes])
+
+
+def _text_of(config: OpConfig) -> str:
+    has_options = config.weight is not None and config.weight.options
+    return _as_text(config.to_dict()) if has_options else _known_text_of(config)
+
+
+@lru_cache(maxsize=4096)  # the candidates of a space are made of few configs
+def _known_text_of(config: OpConfig) -> str:
+    """Not for options: 1, 1.0 and True are equal, and each has a text of its own."""
+    return _as_text(config.to_dict())
+
+
+def _as_text(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
 def _check_ops(names: Iterable[str], ops: tuple[str, ...]) -> None:

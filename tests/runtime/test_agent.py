@@ -14,12 +14,12 @@ from disttune.runtime.messages import (
     Exported,
     FilesCollected,
     Goodbye,
+    Heard,
     Loaded,
     LogText,
     MeasureBaseline,
     Refused,
     SkipModel,
-    StageDone,
     Unusable,
     Welcome,
 )
@@ -294,7 +294,7 @@ def test_a_master_that_is_silent_for_too_long_forsakes_the_rank():
     rank.ready()
     rank.gets(Welcome(heartbeat_s=1.0, master_silent_s=20.0)).waits(19.0)
     assert not rank.agent.forsaken
-    rank.gets(StageDone(0, "all", None, None, False)).waits(19.0)
+    rank.gets(Heard()).waits(19.0)
     assert not rank.agent.forsaken
 
     rank.waits(2.0)

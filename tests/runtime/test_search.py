@@ -15,7 +15,6 @@ from disttune.runtime.messages import (
     RankLost,
     Refused,
     RunTask,
-    StageDone,
     ToAgent,
     ToMaster,
     Unusable,
@@ -276,13 +275,6 @@ def test_without_ranks_the_job_ends_with_the_mend(message):
         DisttuneError, match="no rank is left that can run trials; run the same command again"
     ):
         scene.search.receive(0, message)
-
-
-def test_every_rank_is_told_of_a_stage_that_has_ended():
-    scene = Scene(0.5, 0.95, ranks=3).run()
-
-    done = [(to, m) for to, m in scene.transport.sent if isinstance(m, StageDone)]
-    assert done == [(rank, StageDone(0, "all", 1, 0.95, True)) for rank in range(3)]
 
 
 # The deadline, where no baseline was measured

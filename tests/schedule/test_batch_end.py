@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disttune.schedule.batch_end import LONGER, BatchEnd
@@ -60,6 +60,7 @@ def test_what_still_runs_at_the_end_is_given_up():
     assert len(cut.table) >= 1
 
 
+@settings(max_examples=40, deadline=None)
 @given(at_s=st.floats(0.0, 80.0), ranks=st.integers(1, 5))
 def test_nothing_starts_later_than_it_can_be_expected_to_end(at_s: float, ranks: int):
     cut = simulate(ending(at_s, first_s=2.0), ranks)

@@ -134,6 +134,8 @@ class MpiTransport:
         except self._mpi.Exception as error:
             waiting.clear()
             self._look_for_gone(error)
+        if not waiting:  # a look at what has arrived must not take longer the more ranks there are
+            del self._receiving[source]
         return messages
 
     def _forget_sent(self) -> None:
