@@ -55,7 +55,10 @@ run_ranks() {
         return 130
     fi
     case $code in
-        0 | 2 | 3 | 4 | 75 | 130) return "$code" ;;
+        0) # with ULFM also when all ranks were killed
+            [[ " ${launcher[*]} " == *" --with-ft "* ]] || return 0
+            ;;
+        2 | 3 | 4 | 75 | 130) return "$code" ;;
         138) return 75 ;; # USR1 came before they listened to it
         126 | 127 | 213) return "$code" ;; # the launcher could not be started
     esac

@@ -9,7 +9,7 @@ from disttune.config.auto_search_job import AUTO_SEARCH
 from disttune.config.errors import DisttuneError, InputError
 from disttune.config.job import Job
 from disttune.report.console import ConsoleReport, JsonReport
-from disttune.report.files import write_result
+from disttune.report.delivery import deliver
 from disttune.report.report import Report
 from disttune.report.search_log import SearchLog
 from disttune.runtime.listener import Silent
@@ -47,6 +47,7 @@ def tune_job(
     functions: Functions | None = None,
     handed: Mapping[str, Any] | None = None,
     share_model: bool = False,
+    also_to: Path | None = None,
 ) -> TuningResult:
     """Run a job as rank 0; the other ranks call `serve`.
 
@@ -59,6 +60,7 @@ def tune_job(
         functions: the user's functions when they do not come from files.
         handed: the same functions themselves, for `isolation = "none"`.
         share_model: whether every rank gets the best model's bytes.
+        also_to: a second place for result.json, trials.csv and the best model.
     Returns:
         The result; result.json and trials.csv are written.
     Raises:
@@ -69,12 +71,14 @@ def tune_job(
         report = SearchLog(report, RunDirectory(path).search_log)
 
     def farewell(result: TuningResult, run: RunDirectory) -> Goodbye:
-        write_result(result, run.result_file, run.trials_file)
-        report.finished(result, str(run.best_model))
+        best_model = deliver(result, run, report.warned)
+        report.finished(result, str(best_model))
         files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")} if share_model else None
         return Goodbye(0, result, files)
 
-    return run_master(job, functions or Functions(), path, fresh, transport, report, farewell, handed)
+    return run_master(
+        job, functions or Functions(), path, fresh, transport, report, farewell, handed, also_to
+    )
 
 
 def serve(transport: Transport, handed: Mapping[str, Any] | None = None) -> Goodbye:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY
-from disttune.cli.application import command
+from disttune.cli.application import COLLECTIVE, command
 from disttune.cli.demo import EXAMPLES, demo_directory
 from disttune.config.errors import DisttuneError
 from disttune.runtime.journal import read_journal
@@ -23,8 +23,11 @@ def exit_code(
 ) -> int:
     """Tell a killed job from a failed one: 75 when rank 0 was killed with work left, else the code itself.
 
+    Under ULFM mpirun even ends with 0 when all ranks were killed.
     Rank 0 removes its lock whenever it ends by itself, so a lock that is left shows that it was killed.
     """
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COLLECTIVE:
+        return code
     run = RunDirectory(_output(arguments or []))
     if not run.lock_file.exists():
         return code

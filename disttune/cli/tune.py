@@ -24,6 +24,10 @@ def tune(
         bool,
         typer.Option("--fresh", help="Start anew: remove the results of the run directory's earlier job."),
     ] = False,
+    also_to: Annotated[
+        Path | None,
+        typer.Option(help="Second directory for results; the only one when the run directory's disk fails."),
+    ] = None,
     log_format: Annotated[str, typer.Option(help="plain or json (one object a line).")] = "plain",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only warnings and errors.")] = False,
 ) -> int:
@@ -34,17 +38,24 @@ def tune(
     Exit codes: 0 goal met, 3 goal not met (the best so far is written), 75 interrupted with work left,
     2 wrong input, 1 a fault of disttune, 130 interrupted twice.
     """
-    return run(job, output, set_ or [], fresh, as_log_format(log_format, quiet))
+    return run(job, output, set_ or [], fresh, as_log_format(log_format, quiet), also_to)
 
 
-def run(job_file: Path, output: Path, overrides: list[str], fresh: bool, log_format: LogFormat) -> int:
+def run(
+    job_file: Path,
+    output: Path,
+    overrides: list[str],
+    fresh: bool,
+    log_format: LogFormat,
+    also_to: Path | None = None,
+) -> int:
     """Join the world, run the job, return the exit code; a mistake ends all ranks."""
     job = load_job(job_file, overrides)
     transport = join_world()
     if transport.rank != 0:
         raise InputError(f"this process is rank {transport.rank}, but its launcher said rank 0")
     try:
-        return tune_job(job, transport, output, fresh, log_format).exit_code
+        return tune_job(job, transport, output, fresh, log_format, also_to=also_to).exit_code
     finally:
         transport.close()
 

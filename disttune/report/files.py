@@ -23,8 +23,13 @@ def write_result(result: TuningResult, result_path: Path, trials_path: Path) -> 
     Raises:
         RunDirectoryError: a file cannot be written.
     """
-    write_atomically(result_path, json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
+    write_atomically(result_path, result_json(result))
     write_atomically(trials_path, trials_csv(result.trials, result.evaluators))
+
+
+def result_json(result: TuningResult) -> str:
+    """The text of result.json."""
+    return json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
 def trials_csv(trials: Sequence[Trial], evaluators: Sequence[str]) -> str:

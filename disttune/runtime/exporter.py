@@ -42,6 +42,13 @@ class Exporter:
         self._under_way = self._wanted
         self._send(self._wanted)
 
+    def fall_back(self, path: Path | None) -> bool:
+        """Write what is wanted to a second place; False when there is none, or it was tried already."""
+        if path is None or path == self._path:
+            return False
+        self._path, self.failure = path, ""
+        return True
+
     def again(self) -> None:
         """Ask once more for what is under way: its works are done."""
         if self._under_way is not None:

@@ -171,6 +171,7 @@ class Journal:
         self._last = self._durable = contents.n_lines
         self._pending: list[bytes] = []
         self._failure: OSError | None = None
+        self._counts_memory = False
         self._n_attempts = 0
         self._urgent = self._closing = self._ended = False
         lock = threading.Lock()
@@ -190,8 +191,17 @@ class Journal:
 
     @property
     def durable(self) -> int:
-        """Sequence number of the last record on disk."""
-        return self._durable
+        """Sequence number of the last record that counts: on disk, or in memory where that has to do."""
+        return self._last if self.counts_memory else self._durable
+
+    @property
+    def counts_memory(self) -> bool:
+        """Whether records count that are in memory alone."""
+        return self._counts_memory and self._failure is not None
+
+    def count_memory(self) -> None:
+        """Let records count that are not on disk, until they are."""
+        self._counts_memory = True
 
     @property
     def failure(self) -> OSError | None:
@@ -284,6 +294,7 @@ class Journal:
             self._n_attempts += 1
             self._failure = failure
             if failure is None:
+                self._counts_memory = False
                 del self._pending[:n_lines]
                 self._durable += n_lines
             self._progress.notify_all()

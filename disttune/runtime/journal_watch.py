@@ -1,11 +1,11 @@
-"""Watches for a journal that the disk refuses: says so once, waits for room, gives up in the end."""
+"""Watches for a journal that the disk refuses: says so, and goes on in memory after a while."""
 
 from collections.abc import Callable
 
-from disttune.config.errors import DisttuneError, JournalError
+from disttune.config.errors import DisttuneError
 from disttune.runtime.journal import Journal
 
-PATIENCE_S = 300.0
+PATIENCE_S = 30.0  # of refusals, after which results count that are in memory alone
 
 
 class UnwrittenError(DisttuneError):
@@ -20,22 +20,23 @@ class JournalWatch:
     Args:
         journal: tries again by itself.
         warn: tells the user.
+        patience_s: how long results wait for the disk.
     """
 
-    def __init__(self, journal: Journal, warn: Callable[[str], None]):
+    def __init__(self, journal: Journal, warn: Callable[[str], None], patience_s: float = PATIENCE_S):
         self._journal = journal
         self._warn = warn
+        self._patience_s = patience_s
         self._failing_since_s: float | None = None
 
     def check(self, now_s: float, is_ending: bool) -> None:
-        """Tell when the journal begins to fail and when it is written again.
+        """Tell when the journal begins to fail, when memory has to do, and when it is written again.
 
         Args:
             now_s: on any clock.
             is_ending: whether the job was asked to end, so that waiting for room is over.
         Raises:
             UnwrittenError: it is ending.
-            JournalError: it has failed for `PATIENCE_S`.
         """
         failure = self._journal.failure
         if failure is None:
@@ -43,19 +44,20 @@ class JournalWatch:
                 self._failing_since_s = None
                 self._warn(f"{self._journal.path}: is written again")
             return
-        what = f"cannot be written: {failure.strerror or failure}"
+        what = f"{self._journal.path}: cannot be written: {failure.strerror or failure}"
         if is_ending:
             raise UnwrittenError(
-                f"{self._journal.path}: {what}, and the job was asked to end. Make room, then run the same "
-                "command again to go on."
+                f"{what}, and the job was asked to end. Make room, then run the same command again to go on."
             )
         if self._failing_since_s is None:
             self._failing_since_s = now_s
             self._warn(
-                f"{self._journal.path}: {what}. A result counts only when it is on disk: make room, and the "
-                f"job goes on; without, it ends in {PATIENCE_S:g} s"
+                f"{what}. A result counts only when it is on disk: make room; after {self._patience_s:g} s "
+                "the job goes on in memory"
             )
-        elif now_s - self._failing_since_s > PATIENCE_S:
-            raise JournalError(
-                f"{self._journal.path}: {what}. Make room, then run the same command again to go on."
+        elif now_s - self._failing_since_s > self._patience_s and not self._journal.counts_memory:
+            self._journal.count_memory()
+            self._warn(
+                f"{what} for {self._patience_s:g} s. THE JOB GOES ON IN MEMORY: what it finds from now on is "
+                "lost if it is killed. Writing is tried again all the time: make room"
             )

@@ -334,6 +334,7 @@ class Preparation:
             self._listener,
             timeout_s,
             best_path=self._run.best_model,
+            second_path=self._run.second_best_model,
             replay=self._recording,
             elapsed_s=self._now_s(),
             exported=exported.digest if exported and self._run.best_model.is_file() else None,

@@ -73,6 +73,7 @@ def run_master(
     listener: Listener,
     farewell: Callable[[TuningResult, RunDirectory], Goodbye],
     handed: Mapping[str, Any] | None = None,
+    also_to: Path | None = None,
 ) -> TuningResult:
     """Tune on all ranks; called on rank 0.
 
@@ -85,6 +86,7 @@ def run_master(
         listener: is told what happens.
         farewell: writes the result and makes the message every other rank ends with.
         handed: the functions themselves, for trials within this process.
+        also_to: a second place for the results.
     Returns:
         The result; every other rank has been told it.
     Raises:
@@ -94,7 +96,7 @@ def run_master(
     agent = _agent(transport, handed)
     goodbye = Goodbye(1, message="rank 0 ended with a fault")
     try:
-        with listening_to_signals(asked.note), RunDirectory(path) as run:
+        with listening_to_signals(asked.note), RunDirectory(path, also_to) as run:
             if job.runtime.isolation == "process":
                 agent.start()
             contents = run.open(fresh)

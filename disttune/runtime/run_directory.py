@@ -61,10 +61,16 @@ def version_differences(recorded: JobRecord, current: JobRecord) -> tuple[Differ
 
 
 class RunDirectory:
-    """The directory of one job. Making one does nothing yet; `open` it to write, on rank 0 alone."""
+    """The directory of one job. Making one does nothing yet; `open` it to write, on rank 0 alone.
 
-    def __init__(self, path: Path):
+    Args:
+        path: of the directory.
+        also_to: a second place for the results, for a disk that fails.
+    """
+
+    def __init__(self, path: Path, also_to: Path | None = None):
         self.path = path.absolute()
+        self.also_to = also_to.absolute() if also_to is not None else None
         self._lock: RunLock | None = None
         self._fresh = False
         self._contents = JournalContents()
@@ -94,8 +100,8 @@ class RunDirectory:
         return self.path / "best.onnx"
 
     @property
-    def report_file(self) -> Path:
-        return self.path / "report.html"
+    def second_best_model(self) -> Path | None:
+        return self.also_to / "best.onnx" if self.also_to is not None else None
 
     @property
     def search_log(self) -> Path:
@@ -194,8 +200,15 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(
-                f"{self.path}: the run directory cannot be made: {error.strerror}. "
-                "Give another directory with -o."
+                f"{self.path}: the run directory cannot be made: {error.strerror}. Give another directory."
+            ) from error
+        if self.also_to is None:
+            return
+        try:
+            self.also_to.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.also_to}: the second directory cannot be made: {error.strerror}."
             ) from error
 
     def _require_no_foreign_outputs(self) -> None:
@@ -207,7 +220,7 @@ class RunDirectory:
                     "Give another directory with -o, or move the file away."
                 )
             return
-        results = (self.result_file, self.trials_file, self.best_model, self.report_file, self.search_log)
+        results = (self.result_file, self.trials_file, self.best_model, self.search_log)
         outputs = (self.job_file, *results)
         found = [path.name for path in outputs if path.exists()]
         if found:
@@ -227,7 +240,7 @@ class RunDirectory:
         """Remove what a run writes beside `job.toml` and the journal, and nothing else."""
         logs = [path for path in _entries(self.logs) if _LOG_NAME.fullmatch(path.name)]
         logs += [self.search_log]
-        outputs = [self.result_file, self.trials_file, self.report_file, *self.path.glob("best.onnx*"), *logs]
+        outputs = [self.result_file, self.trials_file, *self.path.glob("best.onnx*"), *logs]
         try:
             for path in outputs:
                 if path.is_file() or path.is_symlink():

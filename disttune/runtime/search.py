@@ -85,6 +85,7 @@ class Search:
         listener: is told.
         trial_timeout_s: of an evaluation; None until trial 0 has shown how long one takes.
         best_path: file for the best model; None keeps no file (simulation).
+        second_path: where the best model goes in the end when it cannot be written there.
         replay: what is in the journal already.
         elapsed_s: seconds that earlier sessions used.
         exported: digest of the candidate that `best_path` holds already.
@@ -99,6 +100,7 @@ class Search:
         listener: Listener,
         trial_timeout_s: float | None,
         best_path: Path | None = None,
+        second_path: Path | None = None,
         replay: Replay | None = None,
         elapsed_s: float = 0.0,
         exported: str | None = None,
@@ -110,6 +112,7 @@ class Search:
         self._transport = transport
         self._journal = journal
         self._listener = listener
+        self._second_path = second_path
         self._exporter = Exporter(best_path, exported, lambda message: transport.send(0, message))
         self._replay = replay or NothingRecorded()
         self._started_s = transport.now_s() - elapsed_s
@@ -195,6 +198,8 @@ class Search:
             reason = "signal" if self._is_interrupted else self._finishing.stop_reason
             self._finishing = Finish("interrupted", reason)
         if self._finishing and not self._later and self._exporter.settled:
+            if self._exporter.failure and self._exporter.fall_back(self._second_path):
+                return
             if self._exporter.failure:
                 raise InputError(self._exporter.failure)
             self._journal.append(

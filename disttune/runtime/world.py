@@ -4,19 +4,63 @@ Two MPI libraries that do not know each other make N worlds of one rank: every r
 job. That is recognised by what the launcher left in the environment, and refused.
 """
 
+import faulthandler
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from disttune.config.errors import InputError
+from disttune.config.errors import DisttuneError, InputError
 from disttune.runtime.transport import Transport
 from disttune.runtime.transport.local import LocalTransport
 
 # What launchers set to the number of ranks: Open MPI, MPICH and its kin, Slurm's srun.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 LAUNCHED_VARIABLES = (*SIZE_VARIABLES, "PMIX_RANK", "PMI_RANK")
+START_VARIABLE = "DISTTUNE_START_TIMEOUT"
+START_S = 300.0  # for MPI to start on all ranks
 OTHERS_END_S = 0.5  # what a rank needs from MPI_Finalize to its end
+
+
+class StartError(DisttuneError):
+    """The ranks did not find each other; nothing is lost."""
+
+    exit_code = 75
+
+
+def start_timeout_s() -> float:
+    """How long the ranks may take to find each other; from `DISTTUNE_START_TIMEOUT` (seconds).
+
+    Raises:
+        InputError: it is no number above 0.
+    """
+    text = os.environ.get(START_VARIABLE, "")
+    try:
+        seconds = float(text or START_S)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise InputError(f'{START_VARIABLE} = "{text}": expected seconds, more than 0')
+    return seconds
+
+
+@contextmanager
+def ended_after(seconds: float) -> Iterator[None]:
+    """End this process (code 1) when something takes longer: MPI starts for ever where a rank died.
+
+    MPI holds the interpreter's lock meanwhile, so that neither a thread nor a signal's handler could do it.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def is_about_a_lost_rank(error: Exception) -> bool:
+    """Whether it is MPI's word for a process that has failed."""
+    return "PROC_FAILED" in str(error) or "ERR_REVOKED" in str(error)
 
 
 def launched_ranks(environment: Mapping[str, str] = os.environ) -> int:
@@ -33,6 +77,7 @@ def join_world() -> Transport:
 
     Raises:
         InputError: a launcher started several ranks, but MPI is missing or is another launcher's.
+        StartError: a rank was lost meanwhile.
     """
     n_launched = launched_ranks()
     if n_launched == 0:
@@ -40,8 +85,13 @@ def join_world() -> Transport:
     try:
         from disttune.runtime.transport.mpi import MpiTransport
 
-        transport = MpiTransport()
+        with ended_after(start_timeout_s()):
+            transport = MpiTransport()
     except (ImportError, RuntimeError) as error:
+        if is_about_a_lost_rank(error):
+            raise StartError(
+                f"a rank was lost while MPI started ({error}); run the same command again"
+            ) from error
         if n_launched == 1:
             return LocalTransport()
         raise InputError(

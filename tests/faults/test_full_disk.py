@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from disttune.runtime.records import CommitRecord
-from tests.distributed.jobs import make_job, records, table
+from tests.distributed.jobs import make_job, records, rows, table
 from tests.distributed.launch import Launched, disttune, run
 
 SLEEPING = "time.sleep(0.1 if n >= 0 else 0.5)"
@@ -107,3 +107,54 @@ def test_no_room_for_files_of_the_quantizer_ends_the_job_and_fails_no_candidate(
     assert "Make room" in ended.stderr
     assert run(command).code == 3
     assert [row["status"] for row in table(tmp_path / "run")] == ["ok"] * 3
+
+
+def test_job_ends_in_memory_and_its_results_go_to_the_second_place(undisturbed: Path):
+    path, second = undisturbed.parent / "full", undisturbed.parent / "second"
+    command = disttune("tune", undisturbed.parent / "job.toml", "-o", path, "--also-to", second)
+    job = Launched(in_memory_at_once(command))
+    job.wait_for("trial 1 ")
+    (path / "best.onnx").unlink()
+    spoil(path, "best.onnx", "result.json")
+    fill_disk(psutil.Process(job.process.pid), (path / "journal.jsonl").stat().st_size)
+
+    ended = job.wait()
+
+    assert ended.code == 3, ended.text
+    assert "THE JOB GOES ON IN MEMORY" in ended.text
+    assert table(second) == table(undisturbed)
+    assert (second / "best.onnx").read_bytes() == (undisturbed / "best.onnx").read_bytes()
+
+
+def test_without_a_second_place_the_results_are_on_stdout(undisturbed: Path):
+    path = undisturbed.parent / "stdout"
+    job = Launched(in_memory_at_once(disttune("tune", undisturbed.parent / "job.toml", "-o", path)))
+    job.wait_for("trial 1 ")
+    spoil(path, "result.json")
+    fill_disk(psutil.Process(job.process.pid), (path / "journal.jsonl").stat().st_size)
+
+    ended = job.wait()
+
+    assert ended.code == 2, ended.text
+    assert "on stdout; --also-to DIR names a second place" in ended.stderr
+    csv_at = ended.stdout.index("trial,stage,digest")
+    assert rows(ended.stdout[csv_at:]) == table(undisturbed)
+    assert '"status": "goal_not_met"' in ended.stdout[:csv_at]
+
+
+def spoil(path: Path, *names: str) -> None:
+    """Let these files not be written, also by root."""
+    for name in names:
+        (path / name).mkdir()
+
+
+def in_memory_at_once(command: list[str]) -> list[str]:
+    """The same command with hardly any patience for the disk."""
+    code = (
+        "import sys; from disttune.runtime import journal_watch, master; "
+        "watch = journal_watch.JournalWatch; "
+        "master.JournalWatch = lambda journal, warn: watch(journal, warn, 0.2); "
+        "from disttune.cli.application import main; sys.exit(main())"
+    )
+    python, _, _, *arguments = command
+    return [python, "-c", code, *arguments]

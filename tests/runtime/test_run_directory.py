@@ -14,7 +14,7 @@ from disttune.runtime.run_directory import RunDirectory, job_differences, versio
 from tests.runtime.sample_records import job_record, one_of_each, result_record
 
 JOB_TEXT = 'strategy = "random"\n'
-OUTPUTS = ("result.json", "trials.csv", "best.onnx", "best.onnx.data", "report.html",
+OUTPUTS = ("result.json", "trials.csv", "best.onnx", "best.onnx.data",
            "auto_search.log", "logs/rank-0.log", "logs/rank-12.log", "cache/deep/table.bin")  # fmt: skip
 FOREIGN = ("notes.txt", "model.onnx", "logs/mine.log", "my_best.onnx", "lockers")
 
@@ -256,7 +256,7 @@ def test_directory_with_foreign_files_is_used_and_not_cleaned(tmp_path: Path, fr
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-@pytest.mark.parametrize("name", ["job.toml", "best.onnx", "result.json", "trials.csv", "report.html"])
+@pytest.mark.parametrize("name", ["job.toml", "best.onnx", "result.json", "trials.csv"])
 def test_file_that_no_run_wrote_is_never_overwritten(tmp_path: Path, name: str, fresh: bool):
     put(tmp_path, (name,))
     with pytest.raises(RunDirectoryError, match=f"{name} would be overwritten.* another directory with -o"):
