@@ -17,6 +17,7 @@ import onnxruntime
 from disttune.config.errors import ModelError, TrialError
 from disttune.config.nearest import unknown_name
 from disttune.quantize.builder.writer import Blueprint
+from disttune.quantize.devices import with_devices
 from disttune.quantize.export import save_model
 from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.shared_tensors import SharedTensors, give_to_session, give_without_copies
@@ -119,7 +120,7 @@ class QuantizedModel(os.PathLike[str]):
     def _opened(self, source: str | bytes) -> onnxruntime.InferenceSession:
         """A session, without copies of what it is given where that is possible."""
         open_session = partial(
-            onnxruntime.InferenceSession, source, providers=list(self._providers), enable_fallback=0
+            onnxruntime.InferenceSession, source, providers=with_devices(self._providers), enable_fallback=0
         )
         if self._values and self._providers == _CPU:
             options = self._options()

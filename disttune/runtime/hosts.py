@@ -9,7 +9,18 @@ from pathlib import Path
 
 from disttune.runtime.lock_holder import this_process
 from disttune.runtime.messages import Host
+from disttune.runtime.replica import has_memory_files
+from disttune.runtime.scratch import scratch_place
 
+# Open MPI, MPICH and its kin, MVAPICH, Slurm's srun, PALS, Flux
+LOCAL_RANK_VARIABLES = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "PALS_LOCAL_RANKID",
+    "FLUX_TASK_LOCAL_ID",
+    "SLURM_LOCALID",
+)
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 
 
@@ -25,6 +36,7 @@ def this_host() -> Host:
         _cpu(),
         saturates(_cpu_flags()),
         this_process().started_ticks,
+        "" if has_memory_files() else str(scratch_place()),
     )
 
 
@@ -85,6 +97,25 @@ def binding_warning(hosts: Mapping[int, Host]) -> str | None:
         f"{len(host.cores)} of {host.n_cores} cores where {share} would be its share: "
         'start mpirun with "--bind-to none" (launch/local.sh does)'
     )
+
+
+def memory_files_warning(hosts: Mapping[int, Host]) -> str | None:
+    """One sentence when what ranks of a node share has to be in files."""
+    without = {h.name: h.replica_folder for _, h in sorted(hosts.items()) if h.replica_folder}
+    if not without:
+        return None
+    name, folder = next(iter(without.items()))
+    who = f"{name} and {len(without) - 1} others refuse" if len(without) > 1 else f"{name} refuses"
+    return (
+        f"{who} memory files: what its ranks share is in a file in {folder}; let TMPDIR "
+        "name a folder in memory, or a fast disk"
+    )
+
+
+def local_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """This rank's number among those of its node, as launchers tell it; 0 where none does."""
+    told = (environment.get(name, "") for name in LOCAL_RANK_VARIABLES)
+    return next((int(text) for text in told if text.isdigit()), 0)
 
 
 def _node() -> str:

@@ -55,6 +55,7 @@ class Host:
         cpu: model name of the processor.
         saturates: whether sums of two products of uint8 and int8 saturate on it.
         started_ticks: when the agent was started, in clock ticks since boot; 0 where it is not told.
+        replica_folder: where the replica's file is when the machine has no memory files; else empty.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Host:
     cpu: str
     saturates: bool = False
     started_ticks: int = 0
+    replica_folder: str = ""
 
 
 # Agent to master

@@ -16,7 +16,7 @@ from disttune.config.job_file import dump_job
 from disttune.config.recipes import REDUCE_RANGE
 from disttune.runtime.batch_job import RESERVE_S, batch_end_at
 from disttune.runtime.crew import Crew
-from disttune.runtime.hosts import binding_warning, reduced_range, share_threads
+from disttune.runtime.hosts import binding_warning, memory_files_warning, reduced_range, share_threads
 from disttune.runtime.journal import Journal, JournalContents
 from disttune.runtime.listener import Listener, Opening
 from disttune.runtime.messages import (
@@ -133,9 +133,9 @@ class Preparation:
 
     def _all_here(self) -> None:
         threads = share_threads(self.hosts)
-        warning = binding_warning(self.hosts)
-        if warning:
-            self._warn(warning)
+        for warning in (binding_warning(self.hosts), memory_files_warning(self.hosts)):
+            if warning:
+                self._warn(warning)
         cpus = {h.cpu for h in self.hosts.values()}
         if len(cpus) > 1:
             self._warn(

@@ -7,6 +7,7 @@ Data, never code: nothing in it is unpickled. A file may hold several one after 
 that can be mapped.
 """
 
+import errno
 import json
 import mmap
 import os
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from disttune.quantize.freed_memory import give_back_pages
+from disttune.runtime.scratch import scratch_place
 
 NONCE_BYTES = 16
 HEADER = struct.Struct(f"<{NONCE_BYTES}sQ")
@@ -31,11 +33,33 @@ MOST_AT_ONCE = 2**28
 
 
 def create_memory_file() -> int:
-    """Descriptor of an empty anonymous memory file (a deleted file in scratch where memfd is missing)."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("disttune-replica", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile(prefix="disttune-replica-") as file:
+    """Descriptor of an empty anonymous memory file; of a deleted file in scratch where there are none."""
+    descriptor = _memory_file()
+    if descriptor is not None:
+        return descriptor
+    with tempfile.TemporaryFile(prefix="disttune-replica-", dir=scratch_place()) as file:
         return os.dup(file.fileno())
+
+
+def has_memory_files() -> bool:
+    """Whether this machine lets us have anonymous memory files."""
+    descriptor = _memory_file()
+    if descriptor is None:
+        return False
+    os.close(descriptor)
+    return True
+
+
+def _memory_file() -> int | None:
+    """None where the kernel is too old, or a sandbox refuses the call."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
+        return os.memfd_create("disttune-replica", os.MFD_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES):
+            raise
+        return None
 
 
 def write_replica(descriptor: int, parts: Mapping[str, np.ndarray | bytes], offset: int = 0) -> bytes:

@@ -44,20 +44,21 @@ def make_folder() -> Path:
     """A new folder on the fastest disk of this node that the batch system names, else in the usual place."""
     process = this_process()
     prefix = f"disttune-{_process_space()}-{process.pid}-{process.started_ticks}-"
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=_place()))
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=scratch_place()))
 
 
 def remove_abandoned() -> None:
     """Remove scratch folders of processes of this machine that are gone: they were killed."""
     space = _process_space()
     with contextlib.suppress(OSError):
-        for entry in _place().iterdir():
+        for entry in scratch_place().iterdir():
             name = _NAME.fullmatch(entry.name)
             if name and name["space"] == space and not process_alive(int(name["pid"]), int(name["ticks"])):
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _place() -> Path:
+def scratch_place() -> Path:
+    """Where this node's temporary files go: what the batch system names, else the usual place."""
     return Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
 
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from disttune.quantize.devices import DEVICE_VARIABLE
+from disttune.runtime.hosts import local_rank
 from disttune.runtime.pipe import Pipe, PipeClosedError
 from disttune.runtime.scratch import make_folder, remove_abandoned
 from disttune.runtime.trial_output import TrialOutput
@@ -175,13 +177,15 @@ class Supervisor:
 
 
 def trial_environment(temporary: Path | None = None) -> dict[str, str]:
-    """The environment of a trial process: no variables of MPI, one thread for BLAS, huge pages.
+    """The environment of a trial process: no variables of MPI, one thread for BLAS, huge pages,
+    the number of its accelerator.
 
     Args:
         temporary: folder for its temporary files; None leaves them in the usual place.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(MPI_PREFIXES)}
     own = {"TMPDIR": str(temporary)} if temporary else {}
+    own[DEVICE_VARIABLE] = kept.get(DEVICE_VARIABLE, str(local_rank()))
     if HUGE_PAGES.partition("=")[0] not in kept.get(MALLOC, ""):  # what the user says goes
         own[MALLOC] = ":".join(filter(None, (kept.get(MALLOC), HUGE_PAGES)))
     return kept | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"} | own

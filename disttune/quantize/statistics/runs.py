@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from disttune.config.errors import ModelError
+from disttune.quantize.devices import with_devices
 from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.shared_tensors import give_to_session
@@ -139,7 +140,7 @@ class _Sessions:
         give_to_session(values, options, self._providers == [_CPU])
         try:
             return onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=self._providers, enable_fallback=0
+                model.SerializeToString(), options, providers=with_devices(self._providers), enable_fallback=0
             )
         except Exception as error:
             raise ModelError(
