@@ -33,5 +33,6 @@ make_environment mpi
 
 # shellcheck source=launch/supervise.sh
 source "$here/launch/supervise.sh"
+export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe # more ranks than cores are no mistake
 prepare_mpirun "$ranks"
 run_ranks "${mpirun[@]}" -np "$ranks" -- "$@"

@@ -5,18 +5,18 @@
 is_asked= # to end, before there are ranks
 trap 'is_asked=1' USR1
 
-# prepare_mpirun RANKS: sets the command mpirun=(...), and what it wants to be told before it runs as root, and
-# before it runs more ranks than cores. No binding: every rank takes its share of the cores by itself.
+# prepare_mpirun RANKS: sets the command mpirun=(...), and what it wants to be told before it runs as root. No
+# binding: every rank takes its share of the cores by itself.
 prepare_mpirun() {
     if [[ $(id -u) == 0 ]]; then
         export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     fi
-    export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe
     export PRTE_MCA_hwloc_default_binding_policy=none
     mpirun=("${DISTTUNE_MPIRUN:-$venv/bin/mpirun}")
     # With ULFM the others go on when a rank's process ends. Open MPI has it from version 5 on, where it was
-    # built so; it is tried once, because "mpirun --help" does not tell.
-    if [[ $1 -gt 1 ]] && "${mpirun[@]}" --with-ft ulfm -np 1 true </dev/null >/dev/null 2>&1; then
+    # built so; it is tried once, on this host alone, because "mpirun --help" does not tell.
+    if [[ $1 -gt 1 ]] && env -u SLURM_JOB_ID -u SLURM_JOBID -u PBS_JOBID -u PBS_ENVIRONMENT -u LSB_JOBID \
+        "${mpirun[@]}" --with-ft ulfm -np 1 true </dev/null >/dev/null 2>&1; then
         mpirun+=(--with-ft ulfm)
     fi
 }
@@ -71,12 +71,14 @@ run_on_hosts() {
     local where=(--host "$1") name
     [[ ! -f $1 ]] || where=(--hostfile "$1")
     shift
-    [[ -z ${DISTTUNE_RSH:-} ]] || export PRTE_MCA_plm_rsh_agent=$DISTTUNE_RSH
+    if [[ -n ${DISTTUNE_RSH:-} ]]; then
+        export PRTE_MCA_plm_ssh_agent=$DISTTUNE_RSH OMPI_MCA_plm_rsh_agent=$DISTTUNE_RSH # Open MPI 5, 4
+    fi
     prepare_mpirun 2 # or more
     for name in DISTTUNE_END_TIME OMP_NUM_THREADS; do # a daemon on another host does not have them
         [[ -z ${!name:-} ]] || where+=(-x "$name")
     done
-    run_ranks "${mpirun[@]}" "${where[@]}" -- "$@"
+    run_ranks "${mpirun[@]}" "${where[@]}" --map-by slot -- "$@"
 }
 
 ask_to_end() {

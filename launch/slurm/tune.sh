@@ -60,7 +60,7 @@ fi
 case ${DISTTUNE_LAUNCHER:-mpirun} in
     mpirun)
         prepare_mpirun "$SLURM_NTASKS"
-        launcher=("${mpirun[@]}" -np "$SLURM_NTASKS" --bind-to none)
+        launcher=("${mpirun[@]}" -np "$SLURM_NTASKS" --map-by slot --bind-to none)
         ;;
     srun) launcher=(srun "--mpi=${DISTTUNE_SRUN_MPI:-pmix}" --cpu-bind=none --kill-on-bad-exit=0) ;;
     *)

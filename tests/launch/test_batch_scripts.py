@@ -60,7 +60,7 @@ def test_ranks_end_time_and_hosts_come_from_the_system(name: str, tmp_path: Path
     assert words[-8:-2] == ["-m", "disttune", "tune", "job.toml", "-o", "run"]
     end_s, now_s = int(words[-1]), datetime.now().timestamp()
     if name == "slurm":
-        assert words[3:7] == ["-np", "2", "--bind-to", "none"]
+        assert words[3:9] == ["-np", "2", "--map-by", "slot", "--bind-to", "none"]
         assert end_s == datetime(2035, 1, 1).timestamp()
     else:
         assert words[3:7] == ["--hostfile", str(tmp_path / "nodes"), "-x", "DISTTUNE_END_TIME"]
