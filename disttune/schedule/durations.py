@@ -3,15 +3,17 @@
 Pure. Seconds come in with outcomes. They decide what starts first where every result of a stage is needed,
 never what is proposed, counted or best.
 
-A kind is the number of ops of each type that a candidate leaves in float; its work is the multiply-adds of
-these ops. Within a kind seconds are a straight line over work once there are some to tell, before that
-their mean. A kind that nothing is known of goes first, so that it becomes known, its greatest work first.
+A kind is the number of ops of each type that a candidate leaves in float, its recipes, and the algorithms
+that round its weights; its work is the multiply-adds of the ops in float. Within a kind seconds are a line
+over work once there are some to tell, before that their mean. A kind that nothing is known of goes first, so
+that it becomes known, its greatest work first.
 """
 
 import math
 from collections import Counter
 from dataclasses import dataclass
 
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 from disttune.strategy.stage import Probe
@@ -92,5 +94,9 @@ class Durations:
             in_float = [op for op, config in candidate.exceptions if not config.quantized]
         else:
             in_float = [op for op in candidate.ops if not candidate.config_of(op).quantized]
-        kind = tuple(sorted(Counter(self._types.get(op, "") for op in in_float).items()))
+        schemes = {candidate.default, *(config for _, config in candidate.exceptions)}
+        methods = {c.weight.method for c in schemes if c.weight and c.weight.method in WEIGHT_METHODS}
+        parts = Counter(self._types.get(op, "") for op in in_float)
+        parts.update([*methods, *(f"{name}={value}" for name, value in candidate.recipes)])
+        kind = tuple(sorted(parts.items()))
         return kind, sum(self._work.get(op, 0.0) for op in in_float)

@@ -1,6 +1,7 @@
 """Expected durations: learnt from candidates of a kind, used for the order of work and for nothing else."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from disttune.schedule.exit_policy import ExitPolicy
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
 from disttune.strategy.stage import Stage
-from tests.simulated import OPTIONS, Listed, SimulatedJob, simulate
+from tests.simulated import OPTIONS, PER_CHANNEL, Listed, SimulatedJob, simulate
 
 N_OPS = 60
 TYPES = ("Conv", "MatMul", "Add")
@@ -74,6 +75,18 @@ def test_a_kind_that_nothing_is_known_of_goes_first_its_greatest_work_first():
 
     n_convs = N_OPS // 3
     assert order[:-n_convs] == sorted((i for i in range(N_OPS) if i % 3), key=lambda i: -MACS[i])
+
+
+def test_recipes_and_rounding_algorithms_are_kinds_of_their_own():
+    plain = SPACE.default_candidate()
+    rounded = replace(OPTIONS[0], weight=replace(PER_CHANNEL, method="adaround"))
+    learned = plain.with_configs(dict.fromkeys(SPACE.ops[1:], rounded))
+    equalized = replace(plain, recipes=(("cross_layer_equalization", True),))
+    durations = Durations(SUMMARY)
+    for candidate, seconds in ((plain, 1.0), (learned, 9.0), (equalized, 3.0)):
+        durations.learn(candidate, seconds)
+
+    assert sorted([plain, equalized, learned], key=durations.rank) == [learned, equalized, plain]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from disttune.strategy.auto_search import AutoSearch
 from disttune.strategy.auto_search_candidates import ConfigCandidates
 from disttune.strategy.fine_tuning import SAMPLER_NAMES, Box, asker
 from disttune.strategy.tuning import Tuning
-from tests.simulated import SimulatedJob, Simulation, simulate
+from tests.simulated import Recorded, SimulatedJob, Simulation, simulate
 from tests.strategy.tunings import proposals, space_of, tuning_of
 
 FINE = {"OptimAlgorithm": ["adaround", "adaquant"], "NumIterations": [100, 200], "LearningRate": [0.01, 0.1]}
@@ -41,7 +41,7 @@ def candidate(tuning, **config):
     return ConfigCandidates(tuning).candidate(config)
 
 
-def run(ranks: int = 1, strategy: AutoSearch | None = None, **keywords) -> Simulation:
+def job_of(strategy: AutoSearch | None = None, **keywords) -> SimulatedJob:
     """On a synthetic model where low learning rates of adaround are best."""
     summary = synthetic_cnn()
     losses = additive_landscape(1)
@@ -55,7 +55,7 @@ def run(ranks: int = 1, strategy: AutoSearch | None = None, **keywords) -> Simul
         plain = sum(found.config_of(op).activation.method == "minmax" for op in found.ops)
         return losses(found) * 0.01 + gain - 0.02 * abs(math.log10(rate) + 1.7) - 0.001 * plain
 
-    job = SimulatedJob(
+    return SimulatedJob(
         lambda: strategy or AutoSearch(SPACE, **keywords),
         synthetic_space(summary),
         metric,
@@ -65,7 +65,10 @@ def run(ranks: int = 1, strategy: AutoSearch | None = None, **keywords) -> Simul
         summary=summary,
         probe=lambda probe: 0.1,
     )
-    return simulate(job, ranks)
+
+
+def run(ranks: int = 1, **keywords) -> Simulation:
+    return simulate(job_of(**keywords), ranks)
 
 
 def rows(simulation: Simulation):
@@ -227,6 +230,16 @@ def test_a_fine_tuning_search_has_the_same_table_on_any_number_of_ranks(name):
     assert 6 < len(alone.table) <= 6 + 9
     for ranks in (2, 7):
         assert run(ranks, **keywords).table == alone.table
+
+
+def test_a_fine_tuning_search_that_is_cut_goes_on_to_the_same_table():
+    job = job_of(advanced_fastft_search=True)
+    alone = simulate(job, 1)
+    cut = simulate(job, 3, until_s=alone.time_s / 2)
+    resumed = simulate(job, 2, recording=Recorded(cut.outcomes, probes=cut.probes, latencies=cut.latencies))
+
+    assert 6 < len(cut.table) < len(alone.table)
+    assert resumed.table == alone.table
 
 
 @pytest.mark.parametrize("name", ["TPE", "GPS", "CmaEs"])
