@@ -8,9 +8,12 @@ from dataclasses import replace
 
 from disttune.config.recipes import RECIPES, RecipeValue
 from disttune.config.schemes import OpConfig
+from disttune.config.weight_methods import parse_weight_method
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
+from disttune.space.summary import ModelSummary
 
+ROUNDED_TYPES = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 _TENSORS = ("activation", "weight")
 _PARTS = (("dtype", "symmetric"), ("method", "parameter"), ("granularity", "group_size"))
 
@@ -40,6 +43,27 @@ def with_recipe(space: Space, recipe: str, value: RecipeValue) -> Space:
         recipes[recipe] = value
     presets = {name: Candidate.of(c.configs(), recipes) for name, c in space.presets.items()}
     return replace(space, recipes=recipes, presets=presets)
+
+
+def with_weight_method(candidate: Candidate, summary: ModelSummary, text: str) -> Candidate:
+    """The candidate with a weight algorithm for all weights of convolutions and products.
+
+    Args:
+        candidate: its dynamic ops stay as they are.
+        summary: of the model.
+        text: of the method, as users write it: "adaround", "gptq:flip=true".
+    Raises:
+        InputError: the method or an option is unknown.
+    """
+    changes = {}
+    method, options = parse_weight_method(text)
+    known = frozenset(candidate.ops)
+    for op in (op for op in summary.ops if op.name in known):
+        config = candidate.config_of(op.name)
+        if op.op_type in ROUNDED_TYPES and op.weight and config.weight and config.approach != "dynamic":
+            weight = replace(config.weight, method=method, parameter=None, options=options)
+            changes[op.name] = replace(config, weight=weight)
+    return candidate.with_configs(changes)
 
 
 def in_approach(space: Space, approach: str | None = None) -> Space:

@@ -2,8 +2,8 @@
 
 Pure. A precision holds a config for every op that the target takes in it, within what the user's sections
 allow:
-1. W<bits>A<bits>: the op's first option with activations, its types changed to these widths; of an op without
-   a weight the activations alone.
+1. W<bits>A<bits>: the op's first option with activations (below 8 bits the first with several scales, where
+   there is one), its types changed to these widths; of an op without a weight the activations alone.
 2. W<bits>: weights alone, beside float activations: the first values of the target's rows, or, where its rows
    lack the op, one scale for each channel.
 """
@@ -105,7 +105,10 @@ def _wanted(
     weight_bits, _, activation_bits = name[1:].partition("A")
     if not activation_bits:
         return _weights_alone(int(weight_bits), op, capability, methods)
-    template = next((o for o in options if o.activation is not None), None)
+    coded = [o for o in options if o.activation is not None]
+    if int(weight_bits) < 8:  # one scale is too few
+        coded.sort(key=lambda o: o.weight is not None and o.weight.granularity == "per_tensor")
+    template = next(iter(coded), None)
     if template is None or template.activation is None:
         return None
     activation = _of_width(template.activation, int(activation_bits))

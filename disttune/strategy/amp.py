@@ -13,7 +13,9 @@ from collections.abc import Generator, Sequence
 
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
+from disttune.config.weight_methods import parse_weight_method
 from disttune.space.candidate import Candidate
+from disttune.space.changes import with_weight_method
 from disttune.space.cost import MEASURES, CostModel
 from disttune.space.precisions import precision_name
 from disttune.space.space import Space
@@ -39,6 +41,7 @@ class Amp:
         cost: that is to be least: "bit_ops", "size" (of weights), or "both", half of each.
         n_feeds: of calibration, for "error".
         repairs: most stages of repair.
+        rounding: weight method of convolutions and products, e.g. "adaround"; by default that of the job.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Amp:
         cost: str = "both",
         n_feeds: int = 4,
         repairs: int = 2,
+        rounding: str | None = None,
     ):
         for key, value, known in (
             ("sensitivity", sensitivity, ("error", "metric")),
@@ -66,11 +70,17 @@ class Amp:
         self.cost = cost
         self.n_feeds = n_feeds
         self.repairs = repairs
+        self.rounding = rounding
+        if rounding is not None:
+            parse_weight_method(rounding)
 
     def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]:
         self.prefer_cheap(tuning)
         space = yield from start(tuning)
-        yield from self.search(tuning, space, space.default_candidate())
+        base = space.default_candidate()
+        if self.rounding is not None:
+            base = with_weight_method(base, tuning.summary, self.rounding)
+        yield from self.search(tuning, space, base)
 
     def prefer_cheap(self, tuning: Tuning) -> None:
         """Of the trials that meet the goal let the cheapest be best."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 
 from disttune.config.recipes import RecipeValue
 from disttune.config.schemes import METHODS, OpConfig, Scheme
-from disttune.config.weight_methods import parse_weight_method
 from disttune.space.candidate import Candidate
-from disttune.space.changes import switched_to
+from disttune.space.changes import switched_to, with_weight_method
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
 
@@ -101,15 +100,7 @@ def smoothed(position: Position) -> list[Candidate]:
 
 def rounded(position: Position) -> list[Candidate]:
     """Each weight algorithm for all weights of convolutions and products."""
-    found = []
-    for text in position.rounding:
-        method, options = parse_weight_method(text)
-        changes = {
-            op.name: replace(c, weight=replace(c.weight, method=method, parameter=None, options=options))
-            for op, c in position.quantized
-            if c.weight is not None and op.weight is not None and _has_rounding(op, c)
-        }
-        found.append(position.best.with_configs(changes))
+    found = [with_weight_method(position.best, position.summary, text) for text in position.rounding]
     return _new(position.best, found)
 
 
@@ -166,10 +157,6 @@ def _gains_by_equalizing(op: OpSummary, config: OpConfig) -> bool:
         return False
     shape = op.weight.shape
     return config.weight.granularity == "per_tensor" or (len(shape) > 2 and shape[1] == 1 < shape[0])
-
-
-def _has_rounding(op: OpSummary, config: OpConfig) -> bool:
-    return op.op_type in (*CONVOLUTIONS, *PRODUCTS) and config.approach in ("static", "weight_only")
 
 
 def _new(best: Candidate, found: Sequence[Candidate]) -> list[Candidate]:

@@ -1,10 +1,11 @@
 """What each precision of each group of ops does to the model's output, with all else in float."""
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from disttune.config.schemes import FLOAT32, OpConfig
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.space.candidate import Candidate
 from disttune.space.cost import CostModel
 from disttune.space.precisions import is_of
@@ -78,11 +79,24 @@ def configs_of(space: Space, base: Candidate, ops: Sequence[str], name: str) -> 
 
 
 def _config_of(space: Space, base: Candidate, op: str, name: str) -> OpConfig | None:
-    for config in (base.config_of(op), *space.options[op]):
+    if is_of(base.config_of(op), name):
+        return base.config_of(op)
+    for config in space.options[op]:
         if is_of(config, name):
-            return config
+            return _rounded_like(config, base.config_of(op))
     precision = space.precisions.get(name)
-    return precision.configs.get(op) if precision else None
+    found = precision.configs.get(op) if precision else None
+    return None if found is None else _rounded_like(found, base.config_of(op))
+
+
+def _rounded_like(config: OpConfig, base: OpConfig) -> OpConfig:
+    """A config with the weight algorithm of the base, where both quantize their activations alike."""
+    weight, other = config.weight, base.weight
+    if weight is None or other is None or other.method not in WEIGHT_METHODS:
+        return config
+    if config.approach != base.approach:
+        return config
+    return replace(config, weight=replace(weight, method=other.method, parameter=None, options=other.options))
 
 
 def measured_groups(

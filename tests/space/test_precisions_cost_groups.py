@@ -65,6 +65,16 @@ def test_the_users_sections_limit_precisions():
     assert names(space_of(chain("Conv"), op_types=conv), "Conv_0") == {"W8A8", "W8A16", "W8"}
 
 
+def test_four_bits_have_a_scale_for_each_channel_where_the_job_allows_it():
+    both = {"Conv": {"weight": {"granularity": ["per_tensor", "per_channel"]}}}
+    one = {"Conv": {"weight": {"granularity": ["per_tensor"]}}}
+    precisions = space_of(chain("Conv"), op_types=both).precisions
+    assert precisions["W4A8"].configs["Conv_0"].weight.granularity == "per_channel"
+    assert precisions["W8A16"].configs["Conv_0"].weight.granularity == "per_tensor"
+    limited = space_of(chain("Conv"), op_types=one).precisions["W4A8"]
+    assert limited.configs["Conv_0"].weight.granularity == "per_tensor"
+
+
 def test_a_weight_only_job_has_no_precision_with_activations():
     space = space_of(chain("MatMul"), approach="weight_only")
     assert {"W4", "W8"} <= names(space, "MatMul_0")

@@ -196,6 +196,13 @@ def test_a_precision_that_is_not_fused_is_warned_of():
     )
 
 
+def test_every_weight_is_rounded_by_the_method_asked_for():
+    ended = simulate(conv_job(6, rounding="adaround:iterations=50"))
+    weights = [c.weight for t in rows(ended) for c in t.candidate.configs().values() if c.weight]
+    assert {(w.method, w.options) for w in weights} == {("adaround", (("iterations", 50),))}
+    assert {w.dtype for w in weights} == {"int4", "int8"}
+
+
 def test_an_unknown_precision_or_option_is_refused_with_the_nearest():
     tuning = tuning_of("Conv")
     with pytest.raises(InputError, match=r'no precision "W8A9". Nearest: "W8A8"'):
