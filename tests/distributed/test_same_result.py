@@ -79,16 +79,13 @@ def test_exported_model_gives_the_metric_of_its_trial_in_a_plain_session(runs: d
         assert 1.0 - float(np.abs(outputs - data["y"]).mean()) == best["metric"]
 
 
-def test_each_model_is_measured_once_and_by_several_ranks(runs: dict[str, Path]):
+def test_each_model_is_measured_once_by_a_rank_of_the_job(runs: dict[str, Path]):
     for name, path in runs.items():
         rows = table(path, without=())
         results = records(path, ResultRecord)
 
         assert len({r["model_digest"] for r in rows}) == sum(r["duplicate_of"] == "" for r in rows)
         assert {r.rank for r in results} <= set(range(1 if name == "local" else int(name)))
-        if len(results) > 10 and name != "local":
-            least = min(2, int(name))  # not all: a rank may be ready when the job is done
-            assert len({r.rank for r in results}) >= least
 
 
 def test_exit_code_tells_goal_missed_and_wrong_input_under_mpirun(tmp_path: Path):
