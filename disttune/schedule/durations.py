@@ -94,8 +94,8 @@ class Durations:
             in_float = [op for op, config in candidate.exceptions if not config.quantized]
         else:
             in_float = [op for op in candidate.ops if not candidate.config_of(op).quantized]
-        schemes = {candidate.default, *(config for _, config in candidate.exceptions)}
-        methods = {c.weight.method for c in schemes if c.weight and c.weight.method in WEIGHT_METHODS}
+        configs = (candidate.default, *(config for _, config in candidate.exceptions))
+        methods = {c.weight.method for c in configs if c.weight} & WEIGHT_METHODS.keys()
         parts = Counter(self._types.get(op, "") for op in in_float)
         parts.update([*methods, *(f"{name}={value}" for name, value in candidate.recipes)])
         kind = tuple(sorted(parts.items()))

@@ -3,7 +3,8 @@
 1. grid_search or random: one stage over every config, lazily;
 2. two_stage_search: the configs without fine-tuning, then every fine-tuning setting on the best of them;
 3. advanced_fastft_search: the same first stage, then a sampler over iterations and learning rate;
-4. where a space holds include_auto_mp = true, mixed precision on the best config at the end (see `amp`).
+4. where a space holds include_auto_mp = true and no config meets the goal, mixed precision from the best one
+   on (see `amp`): the cheapest mix that meets the goal.
 
 Combinations that change nothing are filtered before anything runs and counted by reason; configs that make
 the same candidate run once. The first stage of 2 and 3 never stops at the goal: it seeks the best.
@@ -34,6 +35,7 @@ from disttune.strategy.auto_search_space import (
 from disttune.strategy.fine_tuning import SAMPLER_NAMES, Box, asker, require_packages, tuned
 from disttune.strategy.registry import register_strategy
 from disttune.strategy.stage import Stage, StageResult
+from disttune.strategy.trial import Trial
 from disttune.strategy.tuning import Tuning
 
 ALGORITHMS = ("grid_search", "random")
@@ -84,7 +86,7 @@ class AutoSearch:
         else:
             yield from run.stage("auto search", lambda: self._ordered(spaces, tuning), spaces.size)
         if run.best is not None and self.spaces.has(("include_auto_mp", True)):
-            yield from Amp().search(tuning, tuning.space, run.best.trial.candidate)
+            yield from _mixed_precision(run.best.trial, tuning)
 
     def _staged(self, run: ConfigRun, spaces: ConfigSpaces) -> Generator[Stage, StageResult, None]:
         """Cases 2 and 3."""
@@ -129,6 +131,17 @@ class AutoSearch:
                 known |= yield from run.stage(title, partial(iter, new), len(new))
             for config in configs:
                 sampler.tell(known.get(run.candidate(config)))
+
+
+def _mixed_precision(best: Trial, tuning: Tuning) -> Generator[Stage, StageResult, None]:
+    """Case 4; the cheapest mix is preferred."""
+    if best.meets_goal:
+        tuning.note("auto search: no mixed precision, the best config meets the goal")
+        return
+    mix = yield from Amp().search(tuning, tuning.space, best.candidate)
+    for trial in tuning.trials:
+        if trial.candidate == mix and trial.meets_goal:
+            tuning.prefer(trial)
 
 
 def _spaces(given: Any) -> ConfigSpaces:

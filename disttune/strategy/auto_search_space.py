@@ -38,7 +38,7 @@ FINE_TUNING = len(GROUPS) - 1
 TWICE = "a value is given twice"
 MIXED_SIGNS = "activation_type int8 with weight_type uint8: onnxruntime does not do that"
 WITHOUT_COUNTERPART = {  # keys that make no config of their own here
-    "include_auto_mp": "mixed precision comes last, on the best config",
+    "include_auto_mp": "mixed precision comes last, where the best config misses the goal",
     "DataSize": "all calibration samples count",
     "FixedSeed": "nothing is drawn at random",
 }

@@ -15,10 +15,11 @@ SPACE = {
 N_SAMPLES, N_BLOCKS = 32, 2
 
 
-def tune(path, **kwargs):
+def tune(path, metric=None, **kwargs):
     data = {
         "model": {"path": "model.onnx"},
         "calibration": {"data": "calibration.npz", "samples": N_SAMPLES},
+        "evaluation": metric or {},
         "tuning": {"strategy": "auto_search", "stop_at": "budget", "strategy_kwargs": kwargs},
         "quantization": {"op_types": {"Conv": {"weight": {"granularity": "per_tensor"}}}},
         "runtime": {"isolation": "none"},
@@ -61,3 +62,19 @@ def test_two_stages_fine_tune_the_best_calibration_to_less_error(tmp_path):
     assert (len(first), len(second)) == (8, 2)
     assert all(t.meets_goal for t in result.trials)
     assert result.best.metric == max(first + second) > max(first)  # not the first that meets the goal
+
+
+def test_mixed_precision_wins_back_what_the_best_config_misses(tmp_path):
+    result = tune(
+        tmp_path,
+        {"metric": "top1", "data": "evaluation.npz"},
+        search_space={"calibrate_method": ["MinMax", "Percentile"], "include_auto_mp": [False, True]},
+    )
+    configs = [t for t in result.trials if t.stage == "auto search"]
+    met = [t for t in result.trials if t.meets_goal]
+    assert len(configs) == 2
+    assert not any(t.meets_goal for t in configs)
+    best = next(t for t in met if t.number == result.best.trial)
+    assert best.number != met[0].number  # that one has nearly all in float
+    assert len(best.candidate.quantized_ops) == len(best.candidate.ops)
+    assert max(t.metric for t in configs) < 0.5 < best.metric
