@@ -10,8 +10,15 @@ from disttune.config.errors import InputError
 from disttune.config.field_types import OneOf, OneOrMore, Section, Text, mistake, mistakes
 from disttune.config.nearest import unknown_name
 from disttune.config.recipes import RECIPES, RecipeValue
-from disttune.config.schemes import FLOAT_DTYPES, GRANULARITIES, QUANTIZED_DTYPES, parse_scheme_method
+from disttune.config.schemes import (
+    FLOAT_DTYPES,
+    GRANULARITIES,
+    METHODS,
+    QUANTIZED_DTYPES,
+    parse_scheme_method,
+)
 from disttune.config.toml_text import shown, toml_value
+from disttune.config.weight_methods import WEIGHT_METHODS
 
 DtypeName = Annotated[str, OneOf("dtype", QUANTIZED_DTYPES + FLOAT_DTYPES)]
 GranularityName = Annotated[str, OneOf("granularity", GRANULARITIES)]
@@ -45,9 +52,9 @@ class SchemeOptions(Section):
     )
     method: OneOrMore[MethodName] | None = Field(
         default=None,
-        description="How the range is found: minmax, percentile, entropy, mse, distribution; a parameter "
-        'after a colon, "percentile:99.99". Of weights also: rtn, gptq, awq, hqq, k_quant, flip; with '
-        'options, "gptq:act_order=true,flip=true".',
+        description=f"How the range is found: {', '.join(METHODS)}; a parameter after a colon, "
+        '"percentile:99.99". Of weights also, with options, "gptq:act_order=true,flip=true": '
+        + " ".join(f"{method.name}: {method.summary}" for method in WEIGHT_METHODS.values()),
     )
 
     @field_validator("group_size")
