@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from disttune.config.errors import InputError, TrialError
 from disttune.config.nearest import unknown_name
+from disttune.config.recipes import RECIPES, RecipeValue
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:  # rank 0's agent asks for names and methods only, and stays s
     from disttune.quantize.shelf import Shelf
     from disttune.quantize.statistics.statistics import Statistics
 
+# Recipes of how Q and DQ are written, and those that the space has already turned into ops left in float.
+WRITTEN_RECIPES = frozenset(
+    {"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias", "optypes_to_exclude_output_quant"}
+)
+RESOLVED_RECIPES = frozenset(
+    {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
+)
 _BUILT_IN = ("disttune.quantize.reference.engine", "disttune.quantize.fast")
 _engines: dict[str, type[Engine]] = {}
 _E = TypeVar("_E", bound="type[Engine]")
@@ -72,6 +80,7 @@ class Engine(Protocol):
 
     methods: ClassVar[frozenset[str]]
     approaches: ClassVar[frozenset[str]]
+    recipes: ClassVar[frozenset[str]]
 
     def __init__(
         self,
@@ -106,6 +115,24 @@ class MakesBlueprints(Protocol):
     def blueprint(self, candidate: Candidate) -> Blueprint:
         """The model of a candidate, its large tensors beside it; raises what `Engine.build` does."""
         ...
+
+
+def check_recipes(engine: str, given: Mapping[str, Sequence[RecipeValue]]) -> None:
+    """Refuse recipes of a job that its engine does not have.
+
+    Args:
+        engine: its name.
+        given: values of each recipe of the job.
+    Raises:
+        InputError: one of them is asked for; names those that there are.
+    """
+    known = find_engine(engine).recipes
+    for name, values in given.items():
+        if name not in known and any(value != RECIPES[name].default for value in values):
+            raise InputError(
+                f'[quantization] recipes.{name}: engine "{engine}" does not have it. '
+                f"It has {', '.join(sorted(known))}."
+            )
 
 
 def check_float_types(candidate: Candidate) -> None:

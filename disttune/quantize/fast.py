@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from disttune.config.errors import TrialError
+from disttune.config.recipes import RECIPES
 from disttune.config.schemes import METHODS
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.engine import EngineSettings, check_float_types, register_engine
@@ -35,6 +36,7 @@ class FastEngine:
 
     methods: ClassVar[frozenset[str]] = frozenset({*METHODS, *WEIGHT_METHODS})
     approaches: ClassVar[frozenset[str]] = frozenset({"static", "dynamic", "weight_only"})
+    recipes: ClassVar[frozenset[str]] = frozenset(RECIPES)
 
     def __init__(
         self,

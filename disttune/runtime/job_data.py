@@ -31,7 +31,7 @@ from disttune.evaluate.user_code import code_file, files_digest
 from disttune.evaluate.user_files import FileRecorder, collect_files
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.digest import model_digest
-from disttune.quantize.engine import Engine, EngineSettings, find_engine
+from disttune.quantize.engine import Engine, EngineSettings, check_recipes, find_engine
 from disttune.quantize.excluded_tensors import excluded_tensors
 from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.graph import prepare, read_model
@@ -146,6 +146,7 @@ class JobData:
     def engine(self, size: int) -> Engine:
         """The job's engine over so many calibration samples; refuses what it cannot do at all."""
         quantization = self.job.quantization
+        check_recipes(quantization.engine, quantization.recipes)
         capability = load_capability(self.job.model.target)
         settings = EngineSettings(
             providers=tuple(self.job.model.providers),

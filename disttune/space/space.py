@@ -328,7 +328,7 @@ def _no_quantizable_op(
         return f"no quantizable op is left: [quantization] {keys} leave all {len(in_float)} of them in float"
     present = sorted({op.op_type for op in summary.ops})
     able = {op_type for row in rows for op_type in row.op_types}
-    text = f"no quantizable op: {limits} quantizes {', '.join(sorted(able))}; "
+    text = f"no quantizable op: {limits} quantizes {', '.join(sorted(able)) or 'nothing'}; "
     text += f"the model has {', '.join(present)}."
     if able.intersection(present):
         text += " Those in both have no constant weight or no float data."

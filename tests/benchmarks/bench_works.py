@@ -30,6 +30,7 @@ class EmptyWorks:
 
     methods: ClassVar[frozenset[str]] = FastEngine.methods
     approaches: ClassVar[frozenset[str]] = FastEngine.approaches
+    recipes: ClassVar[frozenset[str]] = FastEngine.recipes
 
     def __init__(self, *arguments: Any):
         self._fast = FastEngine(*arguments)

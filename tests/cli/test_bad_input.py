@@ -186,6 +186,14 @@ MISTAKES: dict[str, tuple[Spoil, str, str]] = {  # what spoils the job, the caus
         'no objective "latncy"',
         'Nearest: "latency"',
     ),
+    "approach of another target": (
+        both(
+            change('model.onnx"', 'model.onnx"\ntarget = "qnn"'),
+            add('[quantization]\napproach = "weight_only"'),
+        ),
+        'placement "all" quantizes nothing; the model has',
+        "With another approach",
+    ),
     "engine": (add('[quantization]\nengine = "fsat"'), 'no engine "fsat"', "All: fast, reference"),
     "format": (
         add('[quantization]\nformat = "qoperator"'),

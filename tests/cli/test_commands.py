@@ -371,6 +371,15 @@ def test_an_unknown_excluded_tensor_is_a_mistake_with_the_nearest(call, job):
     assert 'Nearest: "w1"' in err
 
 
+def test_an_engine_refuses_recipes_that_it_does_not_have(call, job):
+    engine = ("--set", "quantization.engine=reference")
+    code, _, err = call("tune", job, "-o", "run", *engine, "--set", "quantization.recipes.smooth_quant=true")
+    assert code == 2
+    assert '[quantization] recipes.smooth_quant: engine "reference" does not have it. It has add_qdq' in err
+    code, _, _ = call("tune", job, "-o", "run", *engine, "--set", "quantization.recipes.smooth_quant=false")
+    assert code == 0
+
+
 def test_the_reference_engine_refuses_excluded_tensors(call, job):
     arguments = ("--set", "quantization.exclude_tensors=['w1']", "--set", "quantization.engine=reference")
     code, _, err = call("tune", job, "-o", "run", *arguments)

@@ -30,6 +30,7 @@ class LayeredEngine:
 
     methods: ClassVar[frozenset[str]] = FastEngine.methods
     approaches: ClassVar[frozenset[str]] = frozenset({"static"})
+    recipes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,

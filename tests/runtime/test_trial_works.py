@@ -29,6 +29,7 @@ class Asking:
 
     methods: ClassVar[frozenset[str]] = FastEngine.methods
     approaches: ClassVar[frozenset[str]] = FastEngine.approaches
+    recipes: ClassVar[frozenset[str]] = FastEngine.recipes
     result: ClassVar[Any] = {"x": np.arange(3)}
     forgets: ClassVar[bool] = False
 

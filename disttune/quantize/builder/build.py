@@ -32,6 +32,7 @@ from disttune.quantize.builder.static_ops import StaticPlan, StaticWriter
 from disttune.quantize.builder.tensor_schemes import TensorSchemes, tensor_schemes
 from disttune.quantize.builder.writer import Blueprint, ModelWriter
 from disttune.quantize.counts import count_quantized
+from disttune.quantize.engine import RESOLVED_RECIPES, WRITTEN_RECIPES
 from disttune.quantize.layers import Layer, layers_of
 from disttune.quantize.reduced_range import with_reduced_ranges
 from disttune.quantize.sharing import mark_tensors, range_sources
@@ -40,13 +41,6 @@ from disttune.quantize.sources import WEIGHT_INPUTS
 from disttune.quantize.weights import QuantizedWeight
 from disttune.space.candidate import Candidate
 
-_RECIPES = frozenset(
-    {"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias", "optypes_to_exclude_output_quant"}
-)
-# Recipes that the space has already turned into ops left in float.
-_RESOLVED_RECIPES = frozenset(
-    {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
-)
 Configs = Mapping[str, OpConfig]
 
 
@@ -226,9 +220,9 @@ class Builder:
 
     def _check(self, configs: Configs, recipes: Mapping[str, RecipeValue]) -> None:
         for recipe, value in recipes.items():
-            if recipe not in _RECIPES | _RESOLVED_RECIPES and value:
+            if recipe not in WRITTEN_RECIPES | RESOLVED_RECIPES and value:
                 raise TrialError(
-                    f'engine "fast" has no recipe {recipe}; it has {", ".join(sorted(_RECIPES))}'
+                    f'engine "fast" has no recipe {recipe}; it has {", ".join(sorted(WRITTEN_RECIPES))}'
                 )
         for op, config in configs.items():
             if op not in self._nodes:

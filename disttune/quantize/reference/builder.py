@@ -12,7 +12,7 @@ from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 from disttune.config.errors import InternalError, TrialError
 from disttune.config.schemes import OpConfig
 from disttune.quantize.counts import count_quantized
-from disttune.quantize.engine import EngineSettings
+from disttune.quantize.engine import RESOLVED_RECIPES, WRITTEN_RECIPES, EngineSettings
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.reduced_range import with_reduced_ranges
@@ -26,13 +26,6 @@ from disttune.quantize.topology import sort_nodes
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 
-_RECIPES = frozenset(
-    {"add_qdq_pair_to_weight", "dedicated_qdq_pair", "quantize_bias", "optypes_to_exclude_output_quant"}
-)
-# Recipes that the space has already turned into ops left in float.
-_RESOLVED_RECIPES = frozenset(
-    {"first_conv_or_matmul_quantization", "last_conv_or_matmul_quantization", "pre_post_process_quantization"}
-)
 APPROACHES = ("static", "dynamic", "weight_only")
 _METHODS = frozenset({"minmax", "entropy", "percentile", "distribution"})
 _INFER_MARK = "onnx.infer"  # onnxruntime's quantizers mark a model whose types are known
@@ -96,9 +89,9 @@ class Builder:
 
     def _check(self, configs: Mapping[str, OpConfig], candidate: Candidate) -> None:
         for recipe, value in candidate.recipes:
-            if recipe not in _RECIPES | _RESOLVED_RECIPES and value:
+            if recipe not in WRITTEN_RECIPES | RESOLVED_RECIPES and value:
                 raise TrialError(
-                    f'engine "reference" has no recipe {recipe}; it has {", ".join(sorted(_RECIPES))}'
+                    f'engine "reference" has no recipe {recipe}; it has {", ".join(sorted(WRITTEN_RECIPES))}'
                 )
         for op, config in configs.items():
             if config.approach not in APPROACHES:

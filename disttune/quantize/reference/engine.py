@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from disttune.config.errors import InputError
-from disttune.quantize.engine import EngineSettings, check_float_types, register_engine
+from disttune.config.recipes import PREPARING
+from disttune.quantize.engine import (
+    RESOLVED_RECIPES,
+    WRITTEN_RECIPES,
+    EngineSettings,
+    check_float_types,
+    register_engine,
+)
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
 
@@ -28,6 +35,7 @@ class ReferenceEngine:
 
     methods: ClassVar[frozenset[str]] = frozenset({"minmax", "entropy", "percentile", "distribution"})
     approaches: ClassVar[frozenset[str]] = frozenset({"static", "dynamic", "weight_only"})
+    recipes: ClassVar[frozenset[str]] = WRITTEN_RECIPES | RESOLVED_RECIPES | frozenset(PREPARING)
 
     def __init__(
         self,
