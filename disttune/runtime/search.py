@@ -125,7 +125,7 @@ class Search:
         self._later: deque[tuple[int, Command]] = deque()  # told once the journal is durable up to there
         self._last_record = 0
         self._held: list[Assign] = []  # for rank 0, until an export that comes first has been sent
-        self._busy: set[int] = set()
+        self._busy: dict[int, int] = {}  # rank to its assignment
         self._timed: set[int] = set()  # ranks whose last item measures latency, alone on its node
         self._finishing: Finish | None = None
         self._is_interrupted = False
@@ -216,7 +216,7 @@ class Search:
         if not self._works.wait_for_hands:  # nearly always: what follows looks at every rank
             return
         waiting = self._works.waiting
-        quiet = {self._nodes[rank] for rank in (self._timed & self._busy) - waiting}
+        quiet = {self._nodes[rank] for rank in (self._timed & self._busy.keys()) - waiting}
         self._works.hand_out(
             rank
             for rank, node in self._nodes.items()
@@ -224,7 +224,8 @@ class Search:
         )
 
     def _answered(self, rank: int, message: Answer) -> None:
-        self._busy.discard(rank)
+        if self._busy.get(rank) == message.assignment:  # else it was cancelled when this was on its way
+            del self._busy[rank]
         outcome = message.outcome
         if self.trial_timeout_s is None and not message.again:
             is_ok = outcome.status == "ok"
@@ -248,7 +249,7 @@ class Search:
         if rank not in self._joined:
             return
         self._joined.discard(rank)
-        self._busy.discard(rank)
+        self._busy.pop(rank, None)
         self._handle(WorkerLost(rank, self.now_s()))
         if not self._joined and self._may_join:  # the next one is to show how long an evaluation takes
             following = self._may_join.pop(0)
@@ -269,7 +270,7 @@ class Search:
             case Evaluate():
                 self._transport.send(command.rank, EvaluateModel(command.assignment, command.packed))
             case Skip():
-                self._busy.discard(command.rank)
+                self._busy.pop(command.rank, None)
                 self._transport.send(command.rank, SkipModel(command.assignment))
             case Cancel():
                 self._cancel(command)
@@ -290,7 +291,7 @@ class Search:
         self._last_record = self._journal.append(record)
 
     def _assign(self, command: Assign) -> None:
-        self._busy.add(command.rank)
+        self._busy[command.rank] = command.assignment
         is_timed = isinstance(command.item, Probe) and command.item.kind == KIND
         (self._timed.add if is_timed else self._timed.discard)(command.rank)
         if command.rank == 0 and self._improves_soon():
@@ -304,7 +305,7 @@ class Search:
         return any(isinstance(command, Improve) for _, command in self._later)
 
     def _cancel(self, command: Cancel) -> None:
-        self._busy.discard(command.rank)
+        self._busy.pop(command.rank, None)
         held = [a for a in self._held if a.assignment == command.assignment]
         if held:
             self._held.remove(held[0])

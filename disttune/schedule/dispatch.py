@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from disttune.config.errors import InternalError
 from disttune.schedule.events import Assign, Cancel, Command
 from disttune.schedule.stage_run import Entry, StageRun
+from disttune.schedule.stragglers import Stragglers
 from disttune.schedule.workers import Node, Workers
 
 
@@ -17,7 +18,8 @@ class Dispatch:
 
     def __init__(self) -> None:
         self._workers = Workers()
-        self._running: dict[int, Entry] = {}  # by rank
+        self._running: dict[int, Entry] = {}  # by rank; one that runs twice is there twice
+        self._assignments: dict[int, int] = {}  # by rank
         self._kept: Node | None = None
         self._next_assignment = 0
 
@@ -44,12 +46,15 @@ class Dispatch:
         if rank not in self._workers:
             return None
         self._workers.lose(rank)
-        return self._running.pop(rank, None)
+        return self._forget(rank)
+
+    def runs(self, entry: Entry) -> bool:
+        """Whether some rank runs it."""
+        return entry.rank is not None and self._running.get(entry.rank) is entry
 
     def answered(self, rank: int, assignment: int) -> Entry | None:
         """The entry that an answer is about; None for a late one (cancelled, or the rank counts as lost)."""
-        entry = self._running.get(rank)
-        return entry if entry is not None and entry.assignment == assignment else None
+        return self._running[rank] if self._assignments.get(rank) == assignment else None
 
     def is_alone(self, rank: int) -> bool:
         """Whether no other rank shares this one's node."""
@@ -57,36 +62,49 @@ class Dispatch:
 
     def free(self, rank: int) -> None:
         """A rank has ended its task."""
-        del self._running[rank]
+        self._forget(rank)
         self._workers.release(rank)
 
-    def cancel(self, entry: Entry) -> Iterator[Command]:
-        """Stop an entry where it runs."""
-        if entry.rank is not None and entry.assignment is not None:
-            yield Cancel(entry.rank, entry.assignment)
-            self.free(entry.rank)
+    def cancel(self, entry: Entry) -> Iterator[Cancel]:
+        """Stop an entry wherever it runs."""
+        for rank in (entry.rank, entry.second):
+            if rank is not None and self._running.get(rank) is entry:
+                yield Cancel(rank, self._assignments[rank])
+                self.free(rank)
 
     def cancel_all(self) -> Iterator[Command]:
-        for entry in list(self._running.values()):
+        for entry in dict.fromkeys(self._running.values()):
             yield from self.cancel(entry)
             entry.step("cancelled")
 
-    def hand_out(self, run: StageRun) -> Iterator[Command]:
+    def help_stragglers(self, stragglers: Stragglers, now_s: float) -> Iterator[Command]:
+        """Run once more, on workers that nothing else waits for, what they will probably end sooner."""
+        if self._kept is not None or not 0 < len(self._running) < len(self._workers):
+            return
+        for rank, entry in stragglers.find(self._running.values(), self._workers.idle, now_s):
+            entry.second = rank
+            yield self._begin(rank, entry)
+
+    def hand_out(self, run: StageRun, now_s: float) -> Iterator[Command]:
         """Give idle workers what waits."""
-        yield from self._hand_out_alone(run)
+        yield from self._hand_out_alone(run, now_s)
         if not run.waits:
             return
         for rank in self._workers.idle():
             entry = run.next_for(rank, others=len(self._workers) > 1)
             if entry is not None:
-                yield self._assign(rank, entry)
+                yield self._assign(rank, entry, now_s)
             if not run.waits:
                 return
 
     def check_invariants(self) -> None:
-        assert all(rank in self._workers and e.rank == rank for rank, e in self._running.items())
+        for rank, entry in self._running.items():
+            assert rank in self._workers
+            assert rank in (entry.rank, entry.second)
+            assert rank != entry.rank or self._assignments[rank] == entry.assignment
+        assert self._running.keys() == self._assignments.keys()
 
-    def _hand_out_alone(self, run: StageRun) -> Iterator[Command]:
+    def _hand_out_alone(self, run: StageRun, now_s: float) -> Iterator[Command]:
         if self._kept is not None and not self._kept.ranks:
             self._kept = None  # the whole node was lost
         if self._kept is not None and not self._kept.busy and not run.waits_alone:
@@ -97,14 +115,30 @@ class Dispatch:
         if self._kept is None:
             self._kept = self._workers.keep_a_node_free()
         if self._kept is not None and not self._kept.busy:
-            yield self._assign(min(self._kept.ranks), run.next_alone())
+            yield self._assign(min(self._kept.ranks), run.next_alone(), now_s)
 
-    def _assign(self, rank: int, entry: Entry) -> Assign:
+    def _assign(self, rank: int, entry: Entry, now_s: float) -> Assign:
         entry.step("assigned")
+        entry.rank, entry.started_s = rank, now_s
+        assign = self._begin(rank, entry)
+        entry.assignment = assign.assignment
+        return assign
+
+    def _begin(self, rank: int, entry: Entry) -> Assign:
         entry.attempts += 1
-        entry.rank = rank
-        entry.assignment = self._next_assignment
+        assignment = self._next_assignment
         self._next_assignment += 1
         self._workers.take(rank)
         self._running[rank] = entry
-        return Assign(rank, entry.assignment, entry.task, entry.item, entry.attempts, entry.alone)
+        self._assignments[rank] = assignment
+        return Assign(rank, assignment, entry.task, entry.item, entry.attempts, entry.alone)
+
+    def _forget(self, rank: int) -> Entry | None:
+        """A rank no longer runs its entry; a second run that is left becomes the only one."""
+        entry = self._running.pop(rank, None)
+        self._assignments.pop(rank, None)
+        if entry is not None and entry.second is not None:
+            if entry.rank == rank:
+                entry.rank, entry.assignment = entry.second, self._assignments[entry.second]
+            entry.second = None
+        return entry

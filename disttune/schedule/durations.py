@@ -79,15 +79,18 @@ class Durations:
         line = self._lines.get(kind)
         return (-line.at(work) if line else -math.inf, -work)
 
+    @property
+    def mean_s(self) -> float | None:
+        """Of all candidates; None before any."""
+        return self._seconds / self.n_learnt if self.n_learnt else None
+
     def expected_s(self, item: Candidate | Probe) -> float | None:
         """What an item should take: as its kind does, else the mean of all; None before any."""
-        if not self.n_learnt:
-            return None
         if isinstance(item, Candidate):
             kind, work = self._features(item)
             if kind in self._lines:
                 return self._lines[kind].at(work)
-        return self._seconds / self.n_learnt
+        return self.mean_s
 
     def _features(self, candidate: Candidate) -> tuple[Kind, float]:
         if candidate.default.quantized:

@@ -36,6 +36,7 @@ from disttune.schedule.history import History
 from disttune.schedule.latency_window import latency_probes, measured_latency, told
 from disttune.schedule.outcome import Outcome
 from disttune.schedule.stage_run import Ending, Entry, StageRun
+from disttune.schedule.stragglers import Stragglers
 from disttune.schedule.strategy_calls import StrategyCalls
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Item, Probe, StageResult
@@ -92,6 +93,7 @@ class Scheduler:
         self._n_empty_stages = 0
         self._dispatch = Dispatch()
         self._durations = Durations(history.tuning.summary)
+        self._stragglers = Stragglers(self._durations)
         self._first_by_digest: dict[str, int] = {}
         self._known_models: dict[str, Outcome] = {}
         self._next_trial = 0
@@ -140,7 +142,8 @@ class Scheduler:
         if self._run and not self.finished:
             assert not self._run.head(), "what can be committed is committed"
             running = [e for e in self._run.open if e.state == "running"]
-            assert len(running) == self._dispatch.n_running
+            n_twice = sum(e.second is not None for e in running)
+            assert len(running) + n_twice == self._dispatch.n_running
             assert len({e.task for e in self._run.open}) == len(self._run.open)
 
     # Events
@@ -159,9 +162,14 @@ class Scheduler:
 
     def _done(self, event: TaskDone) -> None:
         entry = self._dispatch.answered(event.rank, event.assignment)
-        if entry is not None:
-            self._dispatch.free(event.rank)
-            self._settle(entry, event.outcome)
+        if entry is None:
+            if difference := self._stragglers.late_answer(event):
+                self._commands.append(Notice(difference))
+            return
+        self._dispatch.free(event.rank)
+        if isinstance(entry.item, Candidate) and event.outcome.status == "ok":
+            self._stragglers.learn(entry.item, event.outcome.seconds, event.rank)
+        self._settle(entry, event.outcome)
 
     def _failed(self, event: TaskFailed) -> None:
         entry = self._dispatch.answered(event.rank, event.assignment)
@@ -173,12 +181,14 @@ class Scheduler:
             entry.crashes += 1
             entry.avoid = event.rank
             stands = entry.crashes >= MAX_CRASHES
+        elif self._dispatch.runs(entry):
+            return  # its other run decides
         else:
             entry.alone = True
             stands = was_alone
         if stands:
             self._settle(entry, event.outcome)
-        else:
+        elif not self._dispatch.runs(entry):
             self._again(entry, "again")
 
     def _lost(self, event: WorkerLost) -> None:
@@ -186,6 +196,8 @@ class Scheduler:
         if entry is None:
             return
         entry.losses += 1
+        if self._dispatch.runs(entry):
+            return  # elsewhere, too
         if entry.losses >= MAX_LOSSES:
             reason = f"{MAX_LOSSES} ranks were lost while they ran it"
             self._settle(entry, Outcome("crashed", rank=event.rank, reason=reason))
@@ -199,6 +211,9 @@ class Scheduler:
 
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
         assert self._run is not None
+        for cancel in list(self._dispatch.cancel(entry)):  # its other run
+            self._commands.append(cancel)
+            self._stragglers.beaten(cancel, entry.task, outcome)
         entry.step("done")
         before = entry.outcome
         if before is not None and before.values != outcome.values:
@@ -235,7 +250,9 @@ class Scheduler:
             assert self._run is not None
             if self._run.exhausted or not self._has_budget(self._run):
                 self._run.drawn_to_its_end()
-            self._commands += self._dispatch.hand_out(self._run)
+            self._commands += self._dispatch.hand_out(self._run, now_s)
+            if not self._run.waits and not self._run.waits_alone:
+                self._commands += self._dispatch.help_stragglers(self._stragglers, now_s)
         elif not self._dispatch.n_running or now_s >= self._drain_until_s:
             self._finish(self._drain_reason)
 

@@ -36,6 +36,9 @@ class Entry:
         repeat_of: number of the first trial with the same candidate.
         rank: that runs it.
         assignment: of the current run.
+        started_s: when that run began.
+        expected_s: that it should take, once somebody has asked for it.
+        second: rank that runs it as well.
         attempts: runs so far.
         crashes: trial processes it has killed.
         losses: ranks that vanished while they ran it.
@@ -52,6 +55,9 @@ class Entry:
     repeat_of: int | None = None
     rank: int | None = None
     assignment: int | None = None
+    started_s: float = 0.0
+    expected_s: float | None = None
+    second: int | None = None
     attempts: int = 0
     crashes: int = 0
     losses: int = 0
@@ -68,7 +74,7 @@ class Entry:
             raise InternalError(f"task {self.task} is {self.state}: {event} cannot happen to it")
         self.state = LIFE[self.state][event]
         if self.state != "running":
-            self.rank = self.assignment = None
+            self.rank = self.assignment = self.second = None
 
 
 @dataclass(frozen=True, slots=True)

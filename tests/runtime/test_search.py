@@ -9,6 +9,7 @@ import pytest
 from disttune.config.errors import DisttuneError
 from disttune.runtime.listener import Silent
 from disttune.runtime.messages import (
+    CancelTask,
     Envelope,
     Export,
     Exported,
@@ -105,15 +106,16 @@ class Scene:
         metrics: one for each trial, in order.
         ranks: of the job.
         join: how many of them are ready at the start.
-        evaluation_s: of each trial.
+        seconds: of an evaluation, by rank.
         options: of `Search`, or of the policy.
     """
 
     def __init__(self, *metrics: float, ranks: int = 1, join: int | None = None, disk: Disk | None = None,
                  export: Callable[[Export], ToMaster] = written, trial_timeout_s: float | None = 60.0,
-                 exported: str | None = None,
+                 exported: str | None = None, seconds: Callable[[int], float] = lambda _: 1.0,
                  policy: ExitPolicy | None = None):  # fmt: skip
         self.disk, self.told = disk or Disk(), Told()
+        self._seconds = seconds
         self.values = dict(zip(SPACE, metrics, strict=False))
         self.transport = Ranks(ranks, self._run, export)
         job = SimulatedJob(lambda: Listed(Stage("all", list(self.values))), SPACE, lambda c: 0.0,
@@ -128,8 +130,9 @@ class Scene:
 
     def _run(self, item: Candidate, rank: int, n_before: int) -> SimulatedRun:
         value, digest = self.values[item], f"model {item.digest}"
-        outcome = Outcome("ok", (value,), model_digest=digest, size_bytes=9, n_quantized=4, rank=rank)
-        return SimulatedRun(outcome, build_s=0.5, evaluation_s=1.0)
+        seconds = self._seconds(rank)
+        outcome = Outcome("ok", (value,), None, digest, 9, 4, 0.5 + seconds, evaluation_s=seconds, rank=rank)
+        return SimulatedRun(outcome, build_s=0.5, evaluation_s=seconds)
 
     def step(self, seconds: float = 0.25) -> None:
         for envelope in self.transport.receive(seconds):
@@ -194,6 +197,19 @@ def test_a_trial_is_proposed_before_it_is_handed_out_and_settled_before_it_is_co
     ]
     assert kinds == ["ProposalRecord", "ProposalRecord", "ResultRecord", "CommitRecord", "ResultRecord",
                      "CommitRecord"]  # fmt: skip
+
+
+def test_a_trial_on_a_slow_rank_is_run_on_an_idle_one_too_and_cancelled_where_it_is_late():
+    scene = Scene(*[0.5] * 12, ranks=2, seconds=lambda rank: 20.0 if rank == 1 else 1.0).run()
+
+    sent = [(to, m) for to, m in scene.transport.sent if isinstance(m, RunTask | CancelTask)]
+    twice = {m.task: m.assignment for to, m in sent if to == 1 and isinstance(m, RunTask)}
+    cancelled = [m.assignment for to, m in sent if isinstance(m, CancelTask) and to == 1]
+    (late,) = [task for task, assignment in twice.items() if assignment in cancelled]
+    assert [to for to, m in sent if isinstance(m, RunTask) and m.task == late] == [1, 0]
+    assert [number for number, _ in scene.told.commits] == list(range(12))
+    assert len(scene.disk.of(ResultRecord)) == 12
+    assert scene.transport.now_s() < 25.0
 
 
 # Export
