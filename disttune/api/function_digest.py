@@ -2,11 +2,14 @@
 
 Counted are the syntax of the functions, of the user's functions, classes and modules they refer to, and the
 plain values (numbers, text, arrays and containers of them) among their globals, closures, defaults and
-attributes. Installed packages and other objects (sessions, open files) are not.
+attributes. Installed packages and other objects (sessions, open files) are not; nor are globals that the
+module's functions change (counters) and those set from a clock.
 """
 
+import ast
 import functools
 import inspect
+import linecache
 import sys
 import sysconfig
 import textwrap
@@ -19,6 +22,7 @@ from disttune.evaluate.user_code import files_digest
 
 MAX_ITEMS = 10_000  # of a container that count; beyond that its length
 PLAIN = (bool, int, float, complex, str, bytes)
+CLOCKS = frozenset({"time", "time_ns", "monotonic", "perf_counter", "process_time", "now", "utcnow", "today"})
 PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 
 
@@ -49,7 +53,10 @@ def used_by(function: object) -> Iterator[tuple[str, Any]]:
         yield "self", function.__self__
     elif isinstance(function, FunctionType):
         names = _names(function.__code__)
-        yield from ((n, function.__globals__[n]) for n in names if n in function.__globals__)
+        changing = _changing_globals(function)
+        yield from (
+            (n, function.__globals__[n]) for n in names if n in function.__globals__ and n not in changing
+        )
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             if (value := _content(cell)) is not None:
                 yield name, value
@@ -166,6 +173,38 @@ def _names(code: CodeType) -> tuple[str, ...]:
     """Names that a code object, or one inside it, looks up."""
     inner = (n for c in code.co_consts if isinstance(c, CodeType) for n in _names(c))
     return tuple(dict.fromkeys((*code.co_names, *inner)))
+
+
+@functools.cache
+def _changing_names(file: str) -> frozenset[str]:
+    """Globals of a module that its functions rebind, or that are set from a clock."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError, RecursionError):
+        return frozenset()
+    rebound = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    timed = {
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign) and any(_asks_a_clock(part) for part in ast.walk(node.value))
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    return frozenset(rebound | timed)
+
+
+def _asks_a_clock(node: ast.AST) -> bool:
+    """Whether it is a call like `time.time()`, `perf_counter()` or `datetime.datetime.now()`."""
+    if not isinstance(node, ast.Call):
+        return False
+    function = node.func
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in CLOCKS
+
+
+def _changing_globals(function: FunctionType) -> frozenset[str]:
+    """What a function's module changes while it runs says nothing about its code."""
+    return _changing_names(function.__code__.co_filename)
 
 
 def _content(cell: Any) -> Any:

@@ -7,10 +7,11 @@ import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+import disttune
 from disttune.config.errors import DisttuneError
 
 DEFAULT_JOB_FILE = Path("disttune.toml")
@@ -18,15 +19,31 @@ DEFAULT_JOB_FILE = Path("disttune.toml")
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 COLLECTIVE = ("tune", "demo")
 
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"disttune {disttune.__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="disttune",
-    help="Find the quantized model that meets your accuracy goal, with every rank of an MPI job.",
     epilog="Without a command: tunes ./disttune.toml when there is one.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version.")
+    ] = False,
+) -> None:
+    """Find the quantized model that meets your accuracy goal, with every rank of an MPI job."""
 
 
 def command(name: str, hidden: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -39,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given and not DEFAULT_JOB_FILE.is_file():
         given = ["--help"]
-    if (given and given[0] not in COLLECTIVE) or "--help" in given:
+    if (given and given[0] not in COLLECTIVE) or {"--help", "-h"} & set(given):
         return _run(given) if _launched_rank() == 0 else 0
     code = _serve() if _launched_rank() > 0 else _run(given)
     _leave(code)

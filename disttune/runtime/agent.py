@@ -132,6 +132,7 @@ class Agent:
         self._special_deadline_s = 0.0
         self._task: RunTask | None = None  # not begun yet
         self._deaths_in_a_row = 0
+        self._load_deadline_s = math.inf  # for the user's code to be imported
         self._run: TrialRun | None = None
 
     def start(self) -> None:
@@ -167,6 +168,7 @@ class Agent:
                 self._begin_next()
             case Setup():
                 self._obey(message.job)
+                self._load_deadline_s = self._now_s() + PREPARATION_TIMEOUT_S
                 self._equipment.set_up(message)
             case UseStatistics():
                 self._equipment.use_statistics(message)
@@ -284,6 +286,8 @@ class Agent:
         messages, death = self._host.poll()
         for message in messages:
             self._pass_on(message)
+        if self._now_s() > self._load_deadline_s:
+            self._give_up_loading()
         if death is None:
             death = self._out_of_time()
         if death is not None:
@@ -298,6 +302,7 @@ class Agent:
         self._deaths_in_a_row = 0
         match message:
             case Loaded():
+                self._load_deadline_s = math.inf
                 self._tell_once(Ready())
             case StatisticsLoaded():
                 self._tell_once(HaveStatistics())
@@ -358,6 +363,12 @@ class Agent:
         if self._special is not None and now_s > self._special_deadline_s:
             return self._host.kill("timeout", f"it took longer than {PREPARATION_TIMEOUT_S:g} s")
         return None
+
+    def _give_up_loading(self) -> None:
+        """The user's code hangs while it is imported here: the others go on without this rank."""
+        self._load_deadline_s = math.inf
+        death = self._host.kill("timeout", f"loading your code took longer than {PREPARATION_TIMEOUT_S:g} s")
+        self._tell(Unusable(_with_tail(death.reason, death.stderr_tail)))
 
     def _died(self, death: Death) -> None:
         self._deaths_in_a_row += 1

@@ -124,6 +124,11 @@ class Crew:
         if self._calibration is not None and not self._calibration.complete:
             self._hand_out(self._calibration.lost(rank))
 
+    @property
+    def loading(self) -> list[int]:
+        """Ranks that have not loaded the job yet."""
+        return sorted(self.works - set(self._loaded))
+
     def take_equipped(self) -> list[int]:
         """Ranks that have become ready for trials since the last call."""
         equipped, self._equipped = self._equipped, []

@@ -9,6 +9,7 @@ import math
 from disttune.config.errors import DisttuneError, InputError, InternalError
 from disttune.config.job import Job
 from disttune.runtime.awake_clock import AwakeClock
+from disttune.runtime.crew import Crew
 from disttune.runtime.heartbeats import Heartbeats
 from disttune.runtime.journal import JournalContents
 from disttune.runtime.journal_watch import JournalWatch
@@ -30,8 +31,10 @@ from disttune.runtime.result import Baseline, TuningResult, best_of
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.search import Search
 from disttune.runtime.transport import Transport
+from disttune.runtime.trial_run import PREPARATION_TIMEOUT_S
 from disttune.schedule.pareto import pareto_front
 
+LONG_LOADING_S = 120.0
 RANKS_OWN_TASKS = ("Load", "LoadStatistics", "LearnResults")  # what fails there concerns that rank alone
 
 
@@ -67,6 +70,7 @@ class Master:
         self._is_ending = False
         self._lost_ranks: set[int] = set()
         self._awake_s = AwakeClock(transport.now_s)
+        self._word_at_s: float | None = math.inf  # when a rank that is still loading is told of
         is_watched = job.runtime.isolation == "process"  # within a process nobody sends while a trial runs
         self._heartbeats = Heartbeats(job.runtime.lost_after if is_watched else math.inf)
 
@@ -129,6 +133,8 @@ class Master:
         self._watch_journal()
         self._look_for_silence()
         search, crew = self._search, self._ready.crew
+        if crew is not None:
+            self._tell_of_loading(crew)
         if search is not None:
             assert crew is not None
             for rank in crew.take_equipped():
@@ -184,6 +190,20 @@ class Master:
             self._lose(source, message.message, message.exit_code)
         else:
             raise _error(message.exit_code)(message.message)
+
+    def _tell_of_loading(self, crew: Crew) -> None:
+        """A word, once, when a rank takes long to import the user's code."""
+        if self._word_at_s == math.inf:
+            self._word_at_s = self._awake_s() + LONG_LOADING_S
+        if self._word_at_s is None or self._awake_s() < self._word_at_s:
+            return
+        self._word_at_s = None
+        if crew.loading:
+            ranks = ", ".join(map(str, crew.loading))
+            self._warn(
+                f"after {LONG_LOADING_S:g} s these ranks are still loading your code and data: {ranks}. "
+                f"The others work; after {PREPARATION_TIMEOUT_S:g} s the job goes on without them"
+            )
 
     def _look_for_silence(self) -> None:
         for rank in self._heartbeats.silent(self._awake_s()):

@@ -29,6 +29,11 @@ MPI_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "MPI_", "MPICH_", "I_MPI_", "
 MALLOC = "GLIBC_TUNABLES"
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 # One thread for BLAS: LAPACK on one and two threads gives different bits, and every rank must agree.
+OUT_OF_MEMORY = (
+    "out_of_memory",
+    "the kernel ended the trial process: the memory of this node, or of its batch job, ran out. Use fewer "
+    "ranks a node, or evaluate less at a time",
+)
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -57,6 +62,7 @@ class Supervisor:
     def __init__(self, memory_limit_bytes: int | None = None):
         self.memory_limit_bytes = memory_limit_bytes
         self._process: subprocess.Popen[bytes] | None = None
+        self._oom_kills = 0  # of the kernel, when the process was started
         self._pipe: Pipe | None = None
         self._output = TrialOutput()
         self._temporary: Path | None = None  # what it leaves there when it is ended goes with it
@@ -72,6 +78,7 @@ class Supervisor:
             str(theirs.fileno()),
             str(os.getpid()),
         ]
+        self._oom_kills = kernel_oom_kills()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -141,7 +148,8 @@ class Supervisor:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=2.0)  # the pipe closes a moment before the process is gone
         code = self._process.poll()
-        return self.kill(*_explain(code))
+        is_out_of_memory = code == -signal.SIGKILL and kernel_oom_kills() > self._oom_kills
+        return self.kill(*(OUT_OF_MEMORY if is_out_of_memory else _explain(code)))
 
     def _end_group(self) -> None:
         assert self._process is not None
@@ -191,13 +199,22 @@ def trial_environment(temporary: Path | None = None) -> dict[str, str]:
     return kept | dict.fromkeys(ONE_THREAD, "1") | {"PYTHONUNBUFFERED": "1"} | own
 
 
+def kernel_oom_kills(file: Path = Path("/proc/vmstat")) -> int:
+    """How many processes of this machine the kernel has ended for want of memory."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 def _explain(code: int | None) -> tuple[str, str]:
     if code is None:
         return "crashed", "the trial process closed its pipe"
     if code == -signal.SIGKILL:
         return (
             "crashed",
-            "the trial process was killed (signal SIGKILL; the kernel does that when memory runs out)",
+            "the trial process was killed (signal SIGKILL)",
         )
     if code < 0:
         return "crashed", f"the trial process ended by signal {signal.Signals(-code).name}"

@@ -54,6 +54,27 @@ def test_comments_layout_and_what_is_not_used_do_not_count(other):
     assert digest(other) == digest(PLAIN)
 
 
+COUNTING = """
+import time
+START = {start}
+n_calls = {n}
+SCALE = {scale}
+def evaluate(model):
+    global n_calls
+    n_calls += 1
+    print(time.time() - START)
+    return SCALE * model.n
+"""
+
+
+def test_counters_and_times_of_a_script_do_not_count_but_its_settings_do():
+    first = digest(COUNTING.format(start="time.time()", n=0, scale=2.0))
+
+    assert digest(COUNTING.format(start="time.time()", n=7, scale=2.0)) == first
+    assert digest(COUNTING.format(start="time.time()", n=0, scale=3.0)) != first
+    assert digest(COUNTING.format(start="17.0", n=0, scale=2.0)) != first
+
+
 def test_indented_functions_are_compared_by_syntax_too():
     inside = """
         def make():

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+import disttune
 from disttune.cli import main
 from disttune.config.job_file import json_schema
 from disttune.runtime.hosts import this_host
@@ -70,6 +71,11 @@ def test_help_loads_no_model_library():
 
     assert ended.stdout.splitlines()[-1] == "[0, 0, 0] []"
     assert ended.stdout.count("Usage: disttune") == 3
+
+
+def test_version_is_told_and_h_is_help(call):
+    assert call("--version")[:2] == (0, f"disttune {disttune.__version__}\n")
+    assert call("tune", "-h") == call("tune", "--help")
 
 
 def test_help_names_every_command(call):

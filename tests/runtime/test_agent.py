@@ -1,5 +1,6 @@
 """The agent with a fake trial process: deadlines, cancelling and death in each phase, restarts."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -18,13 +19,15 @@ from disttune.runtime.messages import (
     Loaded,
     LogText,
     MeasureBaseline,
+    OpenFile,
     Refused,
     SkipModel,
     Unusable,
     Welcome,
 )
+from disttune.runtime.replica import create_memory_file, write_replica
 from disttune.schedule.outcome import Outcome
-from tests.runtime.fake_host import OK, SPACE, Rank, answer, built, evaluate, task
+from tests.runtime.fake_host import OK, SPACE, Rank, answer, built, evaluate, setup, task
 
 EXPORT = Export(0, SPACE[0], "/run/best.onnx")
 YOUR_CODE = ". It runs your code: call that outside of disttune to see why"
@@ -327,3 +330,16 @@ def test_the_goodbye_is_kept(rank: Rank):
     rank.gets(Goodbye(3, message="that was it"))
 
     assert rank.agent.goodbye == Goodbye(3, message="that was it")
+
+
+def test_code_that_hangs_while_it_is_imported_costs_its_rank_alone():
+    rank = Rank()
+    descriptor = create_memory_file()
+    nonce = write_replica(descriptor, {"a": b"x"})
+    rank.gets(setup(rank, OpenFile(os.getpid(), descriptor), nonce)).waits(3599.0)
+    assert not [m for m in rank.news() if isinstance(m, Unusable)]
+
+    rank.waits(20.0)
+
+    (unusable,) = [m for m in rank.news() if isinstance(m, Unusable)]
+    assert unusable.reason.startswith("loading your code took longer than 3600 s")

@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from disttune.runtime import supervisor
 from disttune.runtime.messages import Answer, RunTask
 from disttune.runtime.supervisor import Death, Supervisor, trial_environment
 from disttune.strategy import Probe
@@ -224,3 +226,17 @@ def test_trial_process_takes_huge_pages_unless_the_user_says_otherwise(monkeypat
     if given is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", given)
     assert trial_environment()["GLIBC_TUNABLES"] == found
+
+
+def test_the_kernels_kill_for_want_of_memory_is_told_from_any_other(
+    started: Watched, monkeypatch: pytest.MonkeyPatch
+):
+    n_kills = supervisor.kernel_oom_kills()
+    monkeypatch.setattr(supervisor, "kernel_oom_kills", lambda: n_kills + 1)
+    assert started._process is not None
+    os.kill(started._process.pid, signal.SIGKILL)
+
+    death = started.death()
+
+    assert death.status == "out_of_memory"
+    assert death.reason.startswith("the kernel ended the trial process: the memory of this node")
