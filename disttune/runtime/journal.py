@@ -104,7 +104,7 @@ def parse_journal(data: bytes, path: Path) -> JournalContents:
     if not _starts_like_a_journal(data):
         raise JournalError(
             f"{path}, line 1: this is not how a journal begins. "
-            "If the file is not disttune's, choose another run directory with -o; "
+            "If the file is not disttune's, choose another run directory; "
             "if it was damaged, restore it from a copy or remove it: its job starts anew."
         )
     *lines, torn_line = data.split(b"\n")
@@ -347,7 +347,7 @@ class _LineReader:
         except ValueError as error:
             raise JournalError(
                 f"{self._where}: {error}. {self._written_by(data)} Run the command with that version, "
-                "or start anew with --fresh."
+                "or start anew (--fresh, fresh=True)."
             ) from None
 
     @property
@@ -375,8 +375,8 @@ class _LineReader:
         if data.get("kind") == "job" and data.get("format") != FORMAT:
             raise JournalError(
                 f"{self._where}: the journal has format {data.get('format')!r}; this disttune reads format "
-                f"{FORMAT}. {self._written_by(data)} Run the command with that version, or start anew with "
-                "--fresh."
+                f"{FORMAT}. {self._written_by(data)} Run the command with that version, or start anew "
+                "(--fresh, fresh=True)."
             )
 
     def _written_by(self, data: dict[str, Any]) -> str:
@@ -389,7 +389,7 @@ class _LineReader:
         n_before = self._number - 1
         keep = f"keep what stands before it (head -n {n_before}), " if n_before else ""
         return JournalError(
-            f"{self._where}: {what}. Restore the file from a copy, {keep}or start anew with --fresh."
+            f"{self._where}: {what}. Restore the file from a copy, {keep}or start anew (--fresh, fresh=True)."
         )
 
 

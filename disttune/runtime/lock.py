@@ -67,7 +67,7 @@ class RunLock:
             reason = error.strerror or str(error)
             raise RunDirectoryError(
                 f"{directory}: the run directory cannot be locked: {reason}. "
-                "Make it writable or give another directory with -o."
+                "Make it writable or give another run directory."
             ) from error
         return lock
 
@@ -117,7 +117,7 @@ class RunLock:
                     return
         raise RunDirectoryError(
             f"{self.path.parent}: other jobs keep taking the lock of the run directory. "
-            "Run one job in it, or give another directory with -o."
+            "Run one job in it, or give another run directory."
         )
 
     @contextlib.contextmanager
@@ -180,7 +180,7 @@ class RunLock:
         free = "" if alive else f" If it is gone, the directory is free in {SILENCE_S - silent_s:.0f} s."
         raise RunDirectoryError(
             f"{self.path.parent}: the run directory is in use by {holder}, last heard of {silent_s:.0f} s "
-            f"ago. Wait for it or end it, or give another directory with -o.{free}"
+            f"ago. Wait for it or end it, or give another run directory.{free}"
         )
 
     def _tidy(self, now_s: float) -> None:
@@ -241,6 +241,6 @@ def _read_entry(path: Path) -> _Entry | None:
     if holder is None:
         raise RunDirectoryError(
             f"{path}: this is no lock that disttune wrote. If no disttune job runs in this directory, "
-            "remove the file; or give another directory with -o."
+            "remove the file; or give another run directory."
         )
     return _Entry(path, holder, renewed_s)

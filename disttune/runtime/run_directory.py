@@ -23,7 +23,7 @@ from disttune.runtime.records import JobRecord
 
 _LOG_NAME = re.compile(r"rank-\d+\.log")
 _SHOWN = 80  # characters of a value in a message
-_MEND = "Give another directory with -o, or start anew in this one with --fresh (its results are removed)."
+_MEND = "Give another run directory, or start anew in this one (--fresh, fresh=True): its results go."
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +195,13 @@ class RunDirectory:
 
     def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():
-            raise RunDirectoryError(f"{self.path}: this is a file; give a directory with -o.")
+            raise RunDirectoryError(f"{self.path}: this is a file; give a directory.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(
-                f"{self.path}: the run directory cannot be made: {error.strerror}. Give another directory."
+                f"{self.path}: the run directory cannot be made: {error.strerror}. "
+                "Give another run directory."
             ) from error
         if self.also_to is None:
             return
@@ -217,7 +218,7 @@ class RunDirectory:
             if not is_journal(self.journal_file):
                 raise RunDirectoryError(
                     f"{self.journal_file}: this is no journal of disttune, or its first line was damaged. "
-                    "Give another directory with -o, or move the file away."
+                    "Give another run directory, or move the file away."
                 )
             return
         results = (self.result_file, self.trials_file, self.best_model, self.search_log)
@@ -226,7 +227,7 @@ class RunDirectory:
         if found:
             raise RunDirectoryError(
                 f"{self.path}: {', '.join(found)} would be overwritten, and there is no journal that shows "
-                "that a run wrote it. Give another directory with -o, or move it away."
+                "that a run wrote it. Give another run directory, or move it away."
             )
 
     def _begin(self, job: JobRecord) -> None:
@@ -250,7 +251,7 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(
                 f"{error.filename or self.path}: cannot be removed: {error.strerror}. "
-                "Give another directory with -o."
+                "Give another run directory."
             ) from error
 
 

@@ -303,7 +303,7 @@ def test_a_trial_process_tells_the_same_as_this_one(job, capsys):
 @pytest.mark.parametrize(
     ("make", "cause"),
     [
-        (lambda run: run.write_text("notes"), "run: this is a file; give a directory with -o"),
+        (lambda run: run.write_text("notes"), "run: this is a file; give a directory"),
         (lambda run: run.mkdir() or (run / "best.onnx").write_text("mine"), "best.onnx would be overwritten"),
         (
             lambda run: run.mkdir() or (run / "journal.jsonl").write_text("mine"),
@@ -325,7 +325,7 @@ def test_a_run_directory_that_cannot_be_made_is_told(job, capsys):
     message = told(capsys, "-o", "/proc/run")
 
     assert message.startswith("disttune: /proc/run: the run directory cannot be made: ")
-    assert message.endswith("Give another directory with -o.\n")
+    assert message.endswith("Give another run directory.\n")
 
 
 # Under mpirun

@@ -179,7 +179,8 @@ def test_damage_is_told_with_the_mend():
         parse_journal(data, PATH)
     assert str(caught.value) == (
         "journal.jsonl, line 5: the checksum is missing or does not match: the line was changed or damaged. "
-        "Restore the file from a copy, keep what stands before it (head -n 4), or start anew with --fresh."
+        "Restore the file from a copy, keep what stands before it (head -n 4), or start anew "
+        "(--fresh, fresh=True)."
     )
 
 

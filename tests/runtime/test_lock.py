@@ -110,7 +110,7 @@ def test_held_lock_is_refused_with_who_holds_it_and_the_mend(tmp_path: Path):
         RunLock.acquire(tmp_path, ME)
     assert str(caught.value) == (
         f"{tmp_path}: the run directory is in use by process {ME.pid} on {ME.host}, last heard of 0 s ago. "
-        "Wait for it or end it, or give another directory with -o."
+        "Wait for it or end it, or give another run directory."
     )
     assert names(tmp_path) == ["lock"]
 

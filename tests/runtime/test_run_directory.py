@@ -110,7 +110,7 @@ def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path):
 @pytest.mark.parametrize("make", [lambda p: p.write_text("x"), lambda p: p.symlink_to("/dev/null")])
 def test_file_in_place_of_the_directory_is_one_message(tmp_path: Path, make: Callable[[Path], object]):
     make(tmp_path / "run")
-    with pytest.raises(RunDirectoryError, match=r"run: this is a file; give a directory with -o\."):
+    with pytest.raises(RunDirectoryError, match=r"run: this is a file; give a directory\."):
         RunDirectory(tmp_path / "run").open()
 
 
@@ -142,7 +142,7 @@ def test_another_job_is_refused_with_both_values_and_nothing_changes(tmp_path: P
         "  model: the journal holds 111111111111, this job has abababababab\n"
         "  accuracy.tolerable_loss: the journal holds 0.01, this job has 0.02\n"
         '  quantization.op_types.Conv.weight: the journal holds "int8", this job has no value\n'
-        "Give another directory with -o, or start anew in this one with --fresh (its results are removed)."
+        "Give another run directory, or start anew in this one (--fresh, fresh=True): its results go."
     )
     assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
 
@@ -259,7 +259,7 @@ def test_directory_with_foreign_files_is_used_and_not_cleaned(tmp_path: Path, fr
 @pytest.mark.parametrize("name", ["job.toml", "best.onnx", "result.json", "trials.csv"])
 def test_file_that_no_run_wrote_is_never_overwritten(tmp_path: Path, name: str, fresh: bool):
     put(tmp_path, (name,))
-    with pytest.raises(RunDirectoryError, match=f"{name} would be overwritten.* another directory with -o"):
+    with pytest.raises(RunDirectoryError, match=f"{name} would be overwritten.* another run directory"):
         run(tmp_path, fresh=fresh)
     assert files(tmp_path) == {name}
 
