@@ -128,8 +128,11 @@ class Replica:
 
 def open_source(pid: int, descriptor: int, nonce: bytes, offset: int = 0) -> int | None:
     """Descriptor of another process's memory file on this node; None when it is not this node's."""
+    path = Path("/proc") / str(pid) / "fd" / str(descriptor)
     try:
-        opened = os.open(Path("/proc") / str(pid) / "fd" / str(descriptor), os.O_RDONLY | os.O_CLOEXEC)
+        if not path.is_file():  # on another node the number may be that of a pipe
+            return None
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     if os.pread(opened, NONCE_BYTES, offset) == nonce:

@@ -182,3 +182,12 @@ def test_without_memfd_a_file_that_no_name_leads_to_takes_its_place(
     assert Replica(descriptor).nonce == nonce
     assert open_source(os.getpid(), descriptor, nonce) is not None
     os.close(descriptor)
+
+
+def test_descriptor_that_is_a_pipe_here_is_of_another_node():
+    reading, writing = os.pipe()
+
+    assert open_source(os.getpid(), reading, b"n" * 16) is None
+    assert open_source(os.getpid(), writing, b"n" * 16) is None
+    os.close(reading)
+    os.close(writing)
