@@ -54,12 +54,14 @@ run_ranks() {
     if [[ $interrupts -gt 1 && $code -ge 128 ]]; then
         return 130
     fi
+    if [[ $code == 0 && -n $is_asked ]]; then
+        code=138 # as if ended by USR1: mpirun says 0 when it was asked before it had started ranks
+    fi
     case $code in
         0) # with ULFM also when all ranks were killed
             [[ " ${launcher[*]} " == *" --with-ft "* ]] || return 0
             ;;
         2 | 3 | 4 | 75 | 130) return "$code" ;;
-        138) return 75 ;; # USR1 came before they listened to it
         126 | 127 | 213) return "$code" ;; # the launcher could not be started
     esac
     "$venv/bin/python" -m disttune exit-code "$code" -- "$@"
@@ -82,6 +84,7 @@ run_on_hosts() {
 }
 
 ask_to_end() {
+    is_asked=1
     [[ $1 != INT ]] || interrupts=$((interrupts + 1))
     if [[ $interrupts -gt 1 ]]; then
         kill -TERM "$child" 2>/dev/null || true

@@ -1,6 +1,7 @@
 """`disttune exit-code`: what the code of an ended mpirun means (for launchers)."""
 
 import itertools
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from disttune.runtime.records import FinishRecord
 from disttune.runtime.result import EXIT_CODES
 from disttune.runtime.run_directory import RunDirectory
 
+ENDED_BY_USR1 = 128 + signal.SIGUSR1
+
 
 @command("exit-code", hidden=True)
 def exit_code(
@@ -25,16 +28,17 @@ def exit_code(
 
     Under ULFM mpirun even ends with 0 when all ranks were killed.
     Rank 0 removes its lock whenever it ends by itself, so a lock that is left shows that it was killed.
+    138 stands for an mpirun that was asked to end, maybe before it had ranks: 75 unless the job has finished.
     """
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COLLECTIVE:
         return code
     run = RunDirectory(_output(arguments or []))
-    if not run.lock_file.exists():
+    if code != ENDED_BY_USR1 and not run.lock_file.exists():
         return code
     try:
         records = read_journal(run.journal_file).records
     except DisttuneError:
-        return code
+        return code if code != ENDED_BY_USR1 else EXIT_CODES["interrupted"]
     last = records[-1] if records else None
     return EXIT_CODES[last.status] if isinstance(last, FinishRecord) else EXIT_CODES["interrupted"]
 

@@ -74,6 +74,6 @@ run_ranks "${launcher[@]}" -- "${arguments[@]}" || code=$?
 restarts=${SLURM_RESTART_COUNT:-0}
 if [[ $code == 75 && $restarts -lt ${DISTTUNE_MOST_RESTARTS:-100} ]]; then
     echo "launch/slurm/tune.sh: work is left; job $SLURM_JOB_ID goes back into the queue (restart $((restarts + 1)))"
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$SLURM_JOB_ID" || true # after the loss of a node Slurm has done so itself
 fi
 exit "$code"

@@ -452,6 +452,16 @@ def test_the_code_of_a_killed_mpirun_is_told_from_the_journal(call, job, tmp_pat
     records = run.journal_file.read_bytes().splitlines(keepends=True)
     run.journal_file.write_bytes(b"".join(records[:-1]))
     assert call("exit-code", "137", *command)[0] == 75
-    assert call("exit-code", "0", *command)[0] == 75  # what mpirun says with ULFM when all ranks were killed
+    assert (
+        call("exit-code", "138", *command)[0] == 75
+    )  # what mpirun says with ULFM when all ranks were killed
     assert call("exit-code", "1", "--", "tune", "job.toml", "--output=run")[0] == 75
     assert call("exit-code", "1", "--", "tune", "job.toml")[0] == 1  # another directory
+
+
+def test_code_of_an_mpirun_that_was_asked_to_end_is_told_from_the_journal(call, job):
+    command = ("--", "tune", "job.toml", "-o", "run")
+    assert call("exit-code", "138", *command)[0] == 75  # it never came to ranks
+
+    call("tune", job, "-o", "run")
+    assert call("exit-code", "138", *command)[0] == 0

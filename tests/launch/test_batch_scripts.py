@@ -1,6 +1,7 @@
 """The scripts for batch systems, run with the variables that the real ones set, on two real ranks."""
 
 import signal
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -111,6 +112,19 @@ def test_warning_before_there_are_ranks_means_that_all_work_is_left(tmp_path: Pa
     assert (ended.code, job.noted()) == (75, ["scontrol requeue 77"]), ended.text
 
 
+def test_mpirun_that_ends_with_0_before_it_has_started_ranks_has_done_nothing(tmp_path: Path):
+    job = Job(SYSTEMS["slurm"], tmp_path, shows=True)
+    told = "trap 'exit 0' USR1\ntouch started\nwhile :; do sleep 0.1; done\n"
+    (tmp_path / "venv/bin/mpirun").write_text(NO_ULFM + told)
+    session = job.start("tune")
+    wait_for(tmp_path / "started")
+    session.signal(signal.SIGUSR1)
+
+    ended = session.wait()
+
+    assert (ended.code, job.noted()) == (75, ["scontrol requeue 77"]), ended.text
+
+
 @each_system
 def test_missing_checkout_is_named(name: str, tmp_path: Path):
     ended = Job(SYSTEMS[name], tmp_path).start("tune", DISTTUNE_HOME=str(tmp_path)).wait()
@@ -126,3 +140,10 @@ def test_lsf_and_slurm_are_told_what_an_interrupted_job_needs():
     assert '#BSUB -Q "75"\n' in lsf
     assert "#BSUB -wa USR1\n#BSUB -wt 2\n" in lsf
     assert "#SBATCH --signal=B:USR1@120\n#SBATCH --requeue\n#SBATCH --open-mode=append\n" in slurm
+
+
+def wait_for(path: Path) -> None:
+    until_s = time.monotonic() + 30.0
+    while not path.exists():
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
