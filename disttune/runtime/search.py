@@ -59,6 +59,7 @@ SHORTEST_TIMEOUT_S = 60.0
 TIMEOUT_FACTOR = 20.0  # an evaluation may take this many times the baseline's
 FIRST_TIMEOUT_S = 3600.0  # of trial 0 when no baseline has been measured
 CHECK_EVERY_S = 1.0
+TICK_EVERY_S = 0.01
 
 
 class JournalSink(Protocol):
@@ -122,6 +123,7 @@ class Search:
         self._lost: set[int] = set()
         self._may_join: list[int] = []
         self._checked_s = 0.0
+        self._ticked_s = -TICK_EVERY_S
         self._later: deque[tuple[int, Command]] = deque()  # told once the journal is durable up to there
         self._last_record = 0
         self._held: list[Assign] = []  # for rank 0, until an export that comes first has been sent
@@ -190,7 +192,9 @@ class Search:
                 n_trials = len(self.scheduler.history.trials)
                 self._works.report(now_s)
                 self._listener.progress(n_trials, len(self._busy), self.now_s())
-        self._handle(Tick(self.now_s()))
+        if now_s - self._ticked_s >= TICK_EVERY_S:  # every message brings the time, too
+            self._ticked_s = now_s
+            self._handle(Tick(self.now_s()))
         is_interrupted = self._is_interrupted or (self._finishing and self._finishing.status == "interrupted")
         if self._finishing and is_interrupted and self._works.export_waits:
             self._works.drop_export()

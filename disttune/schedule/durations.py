@@ -60,22 +60,21 @@ class Durations:
         total = sum(op.n_macs for op in summary.ops)
         self._work = {op.name: op.n_macs / total if total else 0.0 for op in summary.ops}
         self._lines: dict[Kind, _Line] = {}
-        self._waiting: dict[str, tuple[Kind, float]] = {}  # features of those that were ranked, by digest
+        self._unlearnt: dict[str, tuple[Kind, float]] = {}  # features of those asked about, by digest
         self.n_learnt = 0
         self._seconds = 0.0
 
     def learn(self, candidate: Candidate, seconds: float) -> None:
         """Take in how long one took."""
-        waited = self._waiting.pop(candidate.digest, None)
-        kind, work = waited or self._features(candidate)
+        kind, work = self._features(candidate)
+        del self._unlearnt[candidate.digest]
         self._lines.setdefault(kind, _Line()).add(work, seconds)
         self.n_learnt += 1
         self._seconds += seconds
 
     def rank(self, candidate: Candidate) -> tuple[float, float]:
         """The least goes first: longest expected, then most work."""
-        kind, work = self._waiting.get(candidate.digest) or self._features(candidate)
-        self._waiting[candidate.digest] = kind, work  # it is ranked again when more is learnt
+        kind, work = self._features(candidate)
         line = self._lines.get(kind)
         return (-line.at(work) if line else -math.inf, -work)
 
@@ -93,6 +92,13 @@ class Durations:
         return self.mean_s
 
     def _features(self, candidate: Candidate) -> tuple[Kind, float]:
+        """Kept until it is learnt from: until then it is asked about again and again."""
+        features = self._unlearnt.get(candidate.digest)
+        if features is None:
+            features = self._unlearnt[candidate.digest] = self._look_at(candidate)
+        return features
+
+    def _look_at(self, candidate: Candidate) -> tuple[Kind, float]:
         if candidate.default.quantized:
             in_float = [op for op, config in candidate.exceptions if not config.quantized]
         else:
