@@ -31,7 +31,7 @@ from tests.distributed.launch import Launched, disttune, mpirun
 
 STRATEGIES = (
     "default", "auto", "conservative", "basic", "mse", "mse_v2", "hawq_v2", "bayesian", "tpe", "sigopt",
-    "nsgaii", "cmaes", "qmc", "random", "exhaustive",
+    "nsgaii", "cmaes", "qmc", "random", "exhaustive", "amp", "auto_mixed_precision", "autoquant",
 )  # fmt: skip
 NEEDS = {"bayesian": "sklearn", "cmaes": "cmaes", "qmc": "scipy"}
 EXAMPLES = Path(examples.__file__).parent
@@ -67,13 +67,13 @@ def main() -> None:
         print(f"{path}, at most {given.max_trials} trials", *given.set, *settings)
         on_ranks = f"s on {', '.join(map(str, ranks))} ranks"
         print(
-            f"{'strategy':>13} {'trials':>6} {'probes':>6} {'first':>5} {'best':>9} {'in float':>8} "
+            f"{'strategy':>20} {'trials':>6} {'probes':>6} {'first':>5} {'best':>9} {'in float':>8} "
             f"{'kB':>8} {on_ranks:>22}  same"
         )
         for strategy in strategies:
             overrides = [*settings, *given.set, f'tuning.strategy="{strategy}"']
             overrides += [f"tuning.max_trials={given.max_trials}", 'tuning.stop_at="goal"']
-            print(f"{strategy:>13} {measured(path, overrides, ranks, given.timeout)}", flush=True)
+            print(f"{strategy:>20} {measured(path, overrides, ranks, given.timeout)}", flush=True)
 
 
 def measured(path: Path, overrides: Sequence[str], ranks: Sequence[int], timeout_s: float) -> str:
