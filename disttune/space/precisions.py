@@ -30,7 +30,7 @@ class Precision:
     Args:
         name: e.g. "W8A16".
         configs: op to its config, for the ops that the target takes in this precision.
-        fused: whether the target computes some op in it on codes, or has a kernel of its own for it.
+        fused: whether the target computes some op with a weight in it on codes, or has a kernel for it.
         offered: whether it is tried unless the user names others: fused, or the job asks for placement "all".
     """
 
@@ -92,7 +92,7 @@ def model_precisions(
             wanted = _wanted(name, op, options[op.name], capability, known)
             if wanted is not None and _allowed(op, wanted, allows):
                 configs[op.name] = wanted
-                fused = fused or _is_fused(op, wanted, capability)
+                fused = fused or (op.weight is not None and _is_fused(op, wanted, capability))
         if configs:
             precisions[name] = Precision(name, configs, fused, fused or placement == "all")
     return precisions

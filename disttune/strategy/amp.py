@@ -119,7 +119,8 @@ class Amp:
         Raises:
             InputError: one of them is unknown, or no op of the model can have it here.
         """
-        own = dict.fromkeys(precision_name(c) for c in base.configs().values() if c.quantized and c.weight)
+        quantized = [c for c in base.configs().values() if c.quantized]
+        own = dict.fromkeys(map(precision_name, [c for c in quantized if c.weight] or quantized))
         if self.candidates is None:
             offered = (n for n in DEFAULTS if n in space.precisions and space.precisions[n].offered)
             return list(dict.fromkeys([*own, *offered, *also]))

@@ -53,9 +53,11 @@ def test_every_precision_of_a_static_model_has_the_widths_of_its_name():
 
 
 def test_only_what_the_target_has_kernels_for_is_offered_for_speed():
-    precisions = space_of(chain("Conv", "MatMul")).precisions
+    scores = op("MatMul", "scores", ("Conv_0.out", "MatMul_1.out"), channels=0)
+    precisions = space_of(model(*chain("Conv", "MatMul").ops, scores)).precisions
     assert {name for name, p in precisions.items() if p.offered} >= {"W8A8", "W4", "W8"}
     assert not precisions["W8A16"].fused
+    assert not precisions["W4A8"].offered  # the product of two activations has no weight to be wrong about
     assert not precisions["W8A16"].offered
     assert space_of(chain("Conv", "MatMul"), placement="all").precisions["W8A16"].offered
 

@@ -203,6 +203,14 @@ def test_every_weight_is_rounded_by_the_method_asked_for():
     assert {w.dtype for w in weights} == {"int4", "int8"}
 
 
+def test_a_model_without_weights_is_searched_too():
+    tuning = tuning_of("Add", "Mul", placement="all")
+    ended = simulate(
+        SimulatedJob(Amp, tuning.space, lambda _: 1.0, summary=tuning.summary, probe=lambda _: 0.001)
+    )
+    assert set(rows(ended)[ended.best].candidate.quantized_ops) == {"Add_0", "Mul_1"}
+
+
 def test_an_unknown_precision_or_option_is_refused_with_the_nearest():
     tuning = tuning_of("Conv")
     with pytest.raises(InputError, match=r'no precision "W8A9". Nearest: "W8A8"'):
