@@ -217,6 +217,12 @@ class RuntimeSection(Section):
         default=300.0, gt=0, description="Seconds of silence of rank 0 after which others end."
     )
 
+    preparation_timeout: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Seconds that loading, calibrating or quantizing may take.",
+    )
+
     @field_validator("lost_after", "master_silent")
     @classmethod
     def _is_longer(cls, seconds: float, info: ValidationInfo) -> float:

@@ -57,7 +57,7 @@ from disttune.runtime.messages import (
 from disttune.runtime.sharing import REPLICA, STATISTICS
 from disttune.runtime.supervisor import Death, Supervisor
 from disttune.runtime.trial_host import TrialHost, inline_host
-from disttune.runtime.trial_run import PREPARATION_TIMEOUT_S, TrialRun
+from disttune.runtime.trial_run import TrialRun
 from disttune.runtime.work_messages import (
     CancelWork,
     GoOn,
@@ -123,6 +123,7 @@ class Agent:
         self._handed = handed
         self._heartbeat_s = RuntimeSection().heartbeat
         self._master_silent_s = RuntimeSection().master_silent
+        self._preparation_s = RuntimeSection().preparation_timeout
         self._heard_s = self._beat_s = now_s()
         self._log = LogForwarding(tell)
         self._equipment = Equipment(tell, lambda message: self._host.send(message))
@@ -168,7 +169,7 @@ class Agent:
                 self._begin_next()
             case Setup():
                 self._obey(message.job)
-                self._load_deadline_s = self._now_s() + PREPARATION_TIMEOUT_S
+                self._load_deadline_s = self._now_s() + self._preparation_s
                 self._equipment.set_up(message)
             case UseStatistics():
                 self._equipment.use_statistics(message)
@@ -198,6 +199,7 @@ class Agent:
             case Welcome():
                 self._heartbeat_s = message.heartbeat_s
                 self._master_silent_s = message.master_silent_s
+                self._preparation_s = message.preparation_s
             case EndProcess():
                 _end_process(message)
             case Goodbye():
@@ -214,7 +216,7 @@ class Agent:
         if self._specials:
             self._equipment.hand_results()
             self._special = self._specials.pop(0)
-            self._special_deadline_s = now_s + PREPARATION_TIMEOUT_S
+            self._special_deadline_s = now_s + self._preparation_s
             self._host.mark_tail()
             self._host.send(self._special)
         elif run is not None:
@@ -223,7 +225,7 @@ class Agent:
                 run.go_on(now_s)
                 self._host.send(run.task)
         elif self._task is not None:
-            self._run, self._task = TrialRun(self._task, now_s), None
+            self._run, self._task = TrialRun(self._task, now_s, self._preparation_s), None
             self._host.mark_tail()
             self._host.send(self._run.task)
 
@@ -361,13 +363,13 @@ class Agent:
         if self._run is not None and (what := self._run.overdue(now_s)):
             return self._host.kill("timeout", what)
         if self._special is not None and now_s > self._special_deadline_s:
-            return self._host.kill("timeout", f"it took longer than {PREPARATION_TIMEOUT_S:g} s")
+            return self._host.kill("timeout", f"it took longer than {self._preparation_s:g} s")
         return None
 
     def _give_up_loading(self) -> None:
         """The user's code hangs while it is imported here: the others go on without this rank."""
         self._load_deadline_s = math.inf
-        death = self._host.kill("timeout", f"loading your code took longer than {PREPARATION_TIMEOUT_S:g} s")
+        death = self._host.kill("timeout", f"loading your code took longer than {self._preparation_s:g} s")
         self._tell(Unusable(_with_tail(death.reason, death.stderr_tail)))
 
     def _died(self, death: Death) -> None:

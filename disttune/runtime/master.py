@@ -31,7 +31,6 @@ from disttune.runtime.result import Baseline, TuningResult, best_of
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.search import Search
 from disttune.runtime.transport import Transport
-from disttune.runtime.trial_run import PREPARATION_TIMEOUT_S
 from disttune.schedule.pareto import pareto_front
 
 LONG_LOADING_S = 120.0
@@ -70,6 +69,7 @@ class Master:
         self._is_ending = False
         self._lost_ranks: set[int] = set()
         self._awake_s = AwakeClock(transport.now_s)
+        self._preparation_s = job.runtime.preparation_timeout
         self._word_at_s: float | None = math.inf  # when a rank that is still loading is told of
         is_watched = job.runtime.isolation == "process"  # within a process nobody sends while a trial runs
         self._heartbeats = Heartbeats(job.runtime.lost_after if is_watched else math.inf)
@@ -202,7 +202,7 @@ class Master:
             ranks = ", ".join(map(str, crew.loading))
             self._warn(
                 f"after {LONG_LOADING_S:g} s these ranks are still loading your code and data: {ranks}. "
-                f"The others work; after {PREPARATION_TIMEOUT_S:g} s the job goes on without them"
+                f"The others work; after {self._preparation_s:g} s the job goes on without them"
             )
 
     def _look_for_silence(self) -> None:

@@ -389,10 +389,11 @@ class CancelTask(ToAgent):
 
 @dataclass(frozen=True, slots=True)
 class Welcome(ToAgent):
-    """The answer to `Hello`: how often to give a sign of life, and how long to wait for the master's."""
+    """The answer to `Hello`: how often to give a sign of life, and how long to wait for others'."""
 
     heartbeat_s: float
     master_silent_s: float
+    preparation_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,9 @@ class Preparation:
             case Hello():
                 self.hosts[source] = message.host
                 runtime = self._job.runtime
-                self._transport.send(source, Welcome(runtime.heartbeat, runtime.master_silent))
+                self._transport.send(
+                    source, Welcome(runtime.heartbeat, runtime.master_silent, runtime.preparation_timeout)
+                )
                 self._begin_when_all_are_here()
             case Prepared():
                 self._is_prepared(message)

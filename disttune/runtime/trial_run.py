@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from disttune.runtime.messages import Built, RunTask
 
-PREPARATION_TIMEOUT_S = 3600.0  # quantizing, the baseline, and whatever else is no evaluation of a trial
-
 
 @dataclass
 class TrialRun:
@@ -19,16 +17,18 @@ class TrialRun:
     Args:
         task: as the master sent it.
         started_s: when it began; time spent waiting is added, so that it does not count.
+        preparation_s: that building may take.
     """
 
     task: RunTask
     started_s: float
+    preparation_s: float
 
     def __post_init__(self) -> None:
         self.built: Built | None = None
         self.may_go_on = False  # the works it waits for are done
         self._waits_since_s = 0.0
-        self._enter("building", self.started_s + PREPARATION_TIMEOUT_S)
+        self._enter("building", self.started_s + self.preparation_s)
 
     @property
     def is_waiting(self) -> bool:
@@ -43,7 +43,7 @@ class TrialRun:
         """They are done, and it is built from the beginning."""
         self.may_go_on = False
         self.started_s += now_s - self._waits_since_s
-        self._enter("building", now_s + PREPARATION_TIMEOUT_S)
+        self._enter("building", now_s + self.preparation_s)
 
     def ask(self, built: Built) -> None:
         self.built = built
@@ -59,7 +59,7 @@ class TrialRun:
         if self.phase == "evaluating":
             limit_s = self.task.evaluation_timeout_s
             return f"the evaluation took longer than {limit_s:g} s (tuning.trial_timeout)"
-        return f"quantizing took longer than {PREPARATION_TIMEOUT_S:g} s"
+        return f"quantizing took longer than {self.preparation_s:g} s"
 
     def _enter(self, phase: str, deadline_s: float) -> None:
         self.phase = phase

@@ -49,6 +49,7 @@ if what == "hang":
 START = {"DISTTUNE_START_TIMEOUT": "20"}  # MPI waits for ever for a rank that dies while it starts
 SETTINGS = {
     "runtime.heartbeat": "0.2", "runtime.lost_after": "4", "runtime.master_silent": "10",
+    "runtime.preparation_timeout": "15",
     "tuning.trial_timeout": "8", "tuning.memory_limit": '"800 MiB"',
 }  # fmt: skip
 

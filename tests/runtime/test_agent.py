@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from disttune.runtime.agent import MAX_DEATHS_IN_A_ROW, PREPARATION_TIMEOUT_S
+from disttune.config.job import RuntimeSection
+from disttune.runtime.agent import MAX_DEATHS_IN_A_ROW
 from disttune.runtime.messages import (
     Alive,
     Answer,
@@ -32,6 +33,8 @@ from tests.runtime.fake_host import OK, SPACE, Rank, answer, built, evaluate, se
 EXPORT = Export(0, SPACE[0], "/run/best.onnx")
 YOUR_CODE = ". It runs your code: call that outside of disttune to see why"
 EXPORTED = Exported(0, "m", "/run/best.onnx")
+
+PREPARATION_S = RuntimeSection().preparation_timeout
 
 
 @pytest.fixture
@@ -105,7 +108,7 @@ def test_the_deadline_of_an_evaluation_counts_from_its_start(rank: Rank):
 
 
 def test_quantizing_has_an_hour(rank: Rank):
-    rank.gets(task(5, timeout_s=10.0)).waits(PREPARATION_TIMEOUT_S - 10)
+    rank.gets(task(5, timeout_s=10.0)).waits(PREPARATION_S - 10)
     assert [m for m in rank.news() if isinstance(m, Answer)] == []
 
     rank.waits(20)
@@ -115,7 +118,7 @@ def test_quantizing_has_an_hour(rank: Rank):
 
 
 def test_the_baseline_has_an_hour_too(rank: Rank):
-    rank.gets(MeasureBaseline()).waits(PREPARATION_TIMEOUT_S + 10)
+    rank.gets(MeasureBaseline()).waits(PREPARATION_S + 10)
 
     (told,) = without_alive(rank.news())
     assert told == Refused(
@@ -295,7 +298,7 @@ def test_a_sign_of_life_is_sent_at_each_heartbeat():
 def test_a_master_that_is_silent_for_too_long_forsakes_the_rank():
     rank = Rank()
     rank.ready()
-    rank.gets(Welcome(heartbeat_s=1.0, master_silent_s=20.0)).waits(19.0)
+    rank.gets(Welcome(heartbeat_s=1.0, master_silent_s=20.0, preparation_s=3600.0)).waits(19.0)
     assert not rank.agent.forsaken
     rank.gets(Heard()).waits(19.0)
     assert not rank.agent.forsaken

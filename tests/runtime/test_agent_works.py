@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from disttune.config.job import RuntimeSection
 from disttune.quantize.work import Work
 from disttune.runtime.messages import (
     Answer,
@@ -19,7 +20,6 @@ from disttune.runtime.messages import (
     SendFile,
 )
 from disttune.runtime.replica import create_memory_file, write_replica
-from disttune.runtime.trial_run import PREPARATION_TIMEOUT_S
 from disttune.runtime.work_messages import (
     CancelWork,
     GoOn,
@@ -38,6 +38,8 @@ A = Work("gram", "a", "gram of /fc")
 B = Work("solve", "b", "gptq of /fc", needs=("a",))
 FAILED = UseResult(A, reason="singular")
 LEARN = LearnResults(((A, "singular"),))
+
+PREPARATION_S = RuntimeSection().preparation_timeout
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ def test_waiting_trial_goes_on_with_what_has_been_learnt(waiting: Rank):
 
 
 def test_time_of_waiting_is_neither_limited_nor_counted(waiting: Rank):
-    waiting.waits(10 * PREPARATION_TIMEOUT_S)
+    waiting.waits(10 * PREPARATION_S)
     waiting.gets(GoOn(5)).waits(7.0)
     waiting.hears(built(5)).gets(evaluate(5)).waits(3.0).hears(answer(5))
     (told,) = [m for m in waiting.news() if isinstance(m, Answer)]
@@ -103,7 +105,7 @@ def test_death_after_it_goes_on_is_the_trials(waiting: Rank):
 
 
 def test_work_has_an_hour(rank: Rank):
-    rank.gets(RunWork(A)).waits(PREPARATION_TIMEOUT_S + 10)
+    rank.gets(RunWork(A)).waits(PREPARATION_S + 10)
     (told,) = [m for m in rank.news() if isinstance(m, WorkDied)]
     assert told.reason.startswith("it took longer than 3600 s")
 
