@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from disttune.config.job import Job, RuntimeSection
 from disttune.runtime.equipment import Equipment
-from disttune.runtime.lock_holder import process_alive
+from disttune.runtime.lock_holder import process_alive, process_stopped
 from disttune.runtime.log_forwarding import LogForwarding
 from disttune.runtime.messages import (
     Alive,
@@ -408,7 +408,8 @@ class Agent:
 
 
 def _end_process(message: EndProcess) -> None:
-    if process_alive(message.pid, message.started_ticks):
+    matches = process_stopped if message.only_if_stopped else process_alive
+    if matches(message.pid, message.started_ticks):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(message.pid, signal.SIGKILL)
 

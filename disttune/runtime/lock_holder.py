@@ -107,6 +107,12 @@ def process_alive(pid: int, started_ticks: int) -> bool:
     return not (status.state in "ZX" and status.n_threads <= 1)
 
 
+def process_stopped(pid: int, started_ticks: int) -> bool:
+    """Whether this very process is stopped (SIGSTOP)."""
+    status = _read_status(pid)
+    return status is not None and status.started_ticks == started_ticks and status.state in "Tt"
+
+
 def parse_holder(data: bytes) -> Holder | None:
     """Read a holder's JSON; None when it is none."""
     try:

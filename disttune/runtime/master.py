@@ -220,6 +220,18 @@ class Master:
         if beside:
             self._transport.send(beside[0], EndProcess(stopped.pid, stopped.started_ticks))
 
+    def end_stopped(self) -> None:
+        """At the end: ranks that are stopped and were not missed yet would let mpirun wait for ever."""
+        if not self._transport.survives_loss:
+            return
+        hosts = self._ready.hosts
+        for node in {host.node for host in hosts.values()}:
+            ranks = sorted(rank for rank, host in hosts.items() if host.node == node)
+            for helper in {ranks[0], ranks[-1]}:  # one of them may be stopped itself
+                for rank in ranks:
+                    stopped = EndProcess(hosts[rank].pid, hosts[rank].started_ticks, only_if_stopped=True)
+                    self._transport.send(helper, stopped)
+
     def _lose(self, source: int, reason: str, exit_code: int = 1) -> None:
         """Go on without a rank; not without rank 0, nor without any that works."""
         crew = self._ready.crew

@@ -400,11 +400,13 @@ class Welcome(ToAgent):
 class EndProcess(ToAgent):
     """The agent with this process id, on this node, has been silent for too long: end it.
 
-    It takes no part any more, but keeps cores and memory, and MPI would wait for it at the end.
+    It takes no part any more, but keeps cores and memory, and MPI would wait for it at the end. When a
+    job ends: only if it is stopped.
     """
 
     pid: int
     started_ticks: int
+    only_if_stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from disttune.runtime.hosts import this_host
 from disttune.runtime.listener import Listener
 from disttune.runtime.lock import RENEW_S
 from disttune.runtime.master import Master
-from disttune.runtime.messages import Functions, Goodbye, Hello, RankLost, ToAgent, ToMaster
+from disttune.runtime.messages import EndProcess, Functions, Goodbye, Hello, RankLost, ToAgent, ToMaster
 from disttune.runtime.result import TuningResult
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.supervisor import Supervisor
@@ -108,6 +108,10 @@ def run_master(
             finally:
                 master.close()
             goodbye = farewell(result, run)
+            master.end_stopped()
+            for envelope in transport.receive(0.0):
+                if isinstance(envelope.message, EndProcess):
+                    agent.receive(envelope.message)
         return result
     except DisttuneError as error:
         goodbye = Goodbye(error.exit_code, message=str(error))
