@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import psutil
 
 from tests.launch.batch_systems import write_command
 
+REACHABLE_S = 3.0  # after a cable was put back
 NAMESPACES = ("--net", "--uts", "--pid", "--mount")
 ASK = """\
 #!{python}
@@ -80,6 +82,7 @@ class Hosts:
     def join(self, host: str) -> None:
         """Put it back."""
         run("ip", "-n", self._switch, "link", "set", host, "up")
+        time.sleep(REACHABLE_S)
 
     def received_bytes(self, host: str) -> int:
         """What has come in over the network so far."""

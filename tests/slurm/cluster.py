@@ -17,6 +17,7 @@ from tests.distributed.launch import ROOT
 from tests.launch.batch_systems import make_environment
 
 INSTALL = ["apt-get", "install", "--yes", "--no-install-recommends", "slurm-wlm", "munge"]
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 CONFIGURATION = """\
 ClusterName=disttune
@@ -92,8 +93,7 @@ class Cluster:
     def end(self, job: str, timeout_s: float = 400.0) -> str:
         """The state in which a job ends, other than by going back into the queue."""
         until_s = time.monotonic() + timeout_s
-        while (state := self.state(job)) in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED",
-                                             "REQUEUED", "NODE_FAIL", "PREEMPTED"):  # fmt: skip
+        while (state := self.state(job)) not in ENDED:
             assert time.monotonic() < until_s, f"job {job} is {state}\n{self.logs()}"
             self._hurry(job)
             time.sleep(0.5)

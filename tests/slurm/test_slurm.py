@@ -18,7 +18,7 @@ from tests.slurm.cluster import INSTALL, Cluster, is_installed, wait_until
 pytestmark = pytest.mark.on_demand
 SCRIPT = ROOT / "launch/slurm/tune.sh"
 GOAL_NOT_MET = "FAILED"  # Slurm's word for any exit code but 0; here it is 3
-TIME_LIMIT = ("--time=1", "--signal=B:USR1@20")  # Slurm sends it 20 to 50 s before the limit
+TIME_LIMIT = ("--time=2", "--signal=B:USR1@30")  # Slurm sends it 30 to 60 s before the limit
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_job_that_is_asked_to_end_goes_back_into_the_queue_and_ends(cluster: Clu
 
 
 def test_job_at_its_time_limit_goes_back_into_the_queue_and_ends(cluster: Cluster, folder: Path):
-    job = submit(cluster, folder, 9.0, *TIME_LIMIT)
+    job = submit(cluster, folder, 20.0, *TIME_LIMIT)
 
     log = check_end(cluster, folder, job)
 
