@@ -19,7 +19,6 @@ class Opening:
         strategy: its name.
         space: all candidates.
         goal: baseline, target and direction.
-        baseline_s: seconds of the float evaluation, 0 when its value was given.
         n_resumed: trials that an earlier session of this job has measured.
         max_trials: the budget.
     """
@@ -30,7 +29,6 @@ class Opening:
     strategy: str
     space: Space
     goal: Goal
-    baseline_s: float
     n_resumed: int
     max_trials: int
 

@@ -350,7 +350,6 @@ class Preparation:
                 strategy=self._job.tuning.strategy,
                 space=self._space,
                 goal=scheduler.history.goal,
-                baseline_s=baseline_s,
                 n_resumed=self._recording.n_results,
                 max_trials=self._job.tuning.max_trials,
             )

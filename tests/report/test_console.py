@@ -26,7 +26,6 @@ def opening(**changes: Any) -> Opening:
         "strategy": "random",
         "space": SPACE,
         "goal": GOAL,
-        "baseline_s": 0.5,
         "n_resumed": 0,
         "max_trials": 12,
     }

@@ -25,6 +25,7 @@ from disttune.quantize.tensor_memory import n_value_bytes, tensor_values, whole_
 _SHARED_BYTES = 1024  # initializers from this size on are given to sessions as memory
 _CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
+_THIS_PROCESS = psutil.Process()
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -111,7 +112,7 @@ def n_rows(feed: Feed) -> int | None:
 
 
 def _resident_bytes() -> int:
-    rss: int = psutil.Process().memory_info().rss
+    rss: int = _THIS_PROCESS.memory_info().rss
     return rss
 
 
