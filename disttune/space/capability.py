@@ -21,6 +21,7 @@ from disttune.config.schemes import (
     parse_method,
     parse_scheme_method,
 )
+from disttune.config.weight_methods import WEIGHT_METHODS
 
 APPROACHES = ("static", "dynamic")
 WEIGHT_ONLY = "weight_only"
@@ -194,7 +195,13 @@ def _with_methods(row: CapabilityRow, methods: Collection[str]) -> CapabilityRow
         left = tuple(m for m in row.weight.method if m.partition(":")[0] in methods)
         return replace(row, weight=replace(row.weight, method=left)) if left else None
     left = tuple(m for m in row.activation.method if parse_method(m)[0] in methods)
-    return replace(row, activation=replace(row.activation, method=left)) if left else None
+    weight = row.weight
+    if weight is not None:  # every engine finds weights' ranges by thresholds, not every one their codes
+        lacking = WEIGHT_METHODS.keys() - methods
+        found = tuple(m for m in weight.method if m.partition(":")[0] not in lacking)
+        weight = replace(weight, method=found)
+        left = left if found else ()
+    return replace(row, activation=replace(row.activation, method=left), weight=weight) if left else None
 
 
 def _row(data: Any, where: str) -> CapabilityRow:
