@@ -12,7 +12,7 @@ import cloudpickle
 from disttune.api.function_digest import functions_digest, is_users, used_by
 from disttune.config.errors import DataError, UserCodeError
 from disttune.evaluate.user_code import describe_exception
-from disttune.runtime.messages import Functions
+from disttune.runtime.start_messages import Functions
 
 READER = "calibration_data_reader"
 

@@ -13,10 +13,11 @@ from disttune.report.delivery import deliver
 from disttune.report.report import Report
 from disttune.report.search_log import SearchLog
 from disttune.runtime.listener import Silent
-from disttune.runtime.messages import Functions, Goodbye
+from disttune.runtime.messages import Goodbye
 from disttune.runtime.ranks import run_agent, run_master
 from disttune.runtime.result import TuningResult
 from disttune.runtime.run_directory import RunDirectory
+from disttune.runtime.start_messages import Functions
 from disttune.runtime.transport import Transport
 
 DEFAULT_RUN_DIRECTORY = Path("disttune_run")

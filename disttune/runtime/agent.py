@@ -19,20 +19,30 @@ from disttune.runtime.log_forwarding import LogForwarding
 from disttune.runtime.messages import (
     Alive,
     Answer,
-    BaselineMeasured,
-    BlockMeasured,
     Built,
-    CalibrateBlock,
     CancelTask,
-    CollectFiles,
     EndProcess,
     EvaluateModel,
     Export,
     Exported,
+    Goodbye,
+    Refused,
+    RunTask,
+    SkipModel,
+    ToAgent,
+    ToMaster,
+    Unusable,
+    Welcome,
+)
+from disttune.runtime.sharing import REPLICA, STATISTICS
+from disttune.runtime.start_messages import (
+    BaselineMeasured,
+    BlockMeasured,
+    CalibrateBlock,
+    CollectFiles,
     FileBytes,
     FilesCollected,
     FindStatistics,
-    Goodbye,
     HaveStatistics,
     Loaded,
     MeasureBaseline,
@@ -40,21 +50,13 @@ from disttune.runtime.messages import (
     Prepare,
     Prepared,
     Ready,
-    Refused,
-    RunTask,
     SendFile,
     Setup,
-    SkipModel,
     StatisticsLoaded,
     StatisticsMerged,
     StatisticsMissing,
-    ToAgent,
-    ToMaster,
-    Unusable,
     UseStatistics,
-    Welcome,
 )
-from disttune.runtime.sharing import REPLICA, STATISTICS
 from disttune.runtime.supervisor import Death, Supervisor
 from disttune.runtime.trial_host import TrialHost, inline_host
 from disttune.runtime.trial_run import TrialRun

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from disttune.runtime.calibration import Calibration
-from disttune.runtime.messages import (
+from disttune.runtime.messages import OpenFile, ToAgent, ToMaster
+from disttune.runtime.sharing import REPLICA, STATISTICS, Addressed, Sharing
+from disttune.runtime.start_messages import (
     BlockMeasured,
     CalibrateBlock,
     FindStatistics,
@@ -19,16 +21,12 @@ from disttune.runtime.messages import (
     Host,
     MergeStatistics,
     NeedFile,
-    OpenFile,
     Ready,
     Setup,
     StatisticsMerged,
     StatisticsMissing,
-    ToAgent,
-    ToMaster,
     UseStatistics,
 )
-from disttune.runtime.sharing import REPLICA, STATISTICS, Addressed, Sharing
 
 
 class Crew:

@@ -9,20 +9,19 @@ from collections.abc import Callable
 
 from disttune.quantize.work import Work
 from disttune.runtime.memory_files import ArrivingFile, MemoryFiles
-from disttune.runtime.messages import (
+from disttune.runtime.messages import OpenFile, ToMaster
+from disttune.runtime.result_files import ResultFiles
+from disttune.runtime.scratch import Scratch
+from disttune.runtime.sharing import REPLICA, STATISTICS
+from disttune.runtime.start_messages import (
     FileBytes,
     HaveFile,
     Load,
     LoadStatistics,
     NeedFile,
-    OpenFile,
     Setup,
-    ToMaster,
     UseStatistics,
 )
-from disttune.runtime.result_files import ResultFiles
-from disttune.runtime.scratch import Scratch
-from disttune.runtime.sharing import REPLICA, STATISTICS
 from disttune.runtime.work_messages import KeepResult, LearnResults, ResultKept, UseResult
 
 PART_BYTES = 2**28

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from disttune.runtime.lock_holder import this_process
-from disttune.runtime.messages import Host
 from disttune.runtime.replica import has_memory_files
 from disttune.runtime.scratch import scratch_place
+from disttune.runtime.start_messages import Host
 
 # Open MPI, MPICH and its kin, MVAPICH, Slurm's srun, PALS, Flux
 LOCAL_RANK_VARIABLES = (

@@ -39,10 +39,11 @@ from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.summary import input_specs, summarize
 from disttune.quantize.tensor_memory import TensorMemory
 from disttune.quantize.topology import default_opset
-from disttune.runtime.messages import Functions, Load, OpenFile
+from disttune.runtime.messages import OpenFile
 from disttune.runtime.model_parts import model_from, model_parts, over_replica
 from disttune.runtime.replica import Replica
 from disttune.runtime.replica_shelf import ReplicaShelf
+from disttune.runtime.start_messages import Functions, Load
 from disttune.runtime.statistics_work import mapped
 from disttune.space.capability import load_capability
 from disttune.space.summary import ModelSummary

@@ -15,21 +15,12 @@ from disttune.runtime.journal import JournalContents
 from disttune.runtime.journal_watch import JournalWatch
 from disttune.runtime.listener import Listener
 from disttune.runtime.log_files import LogFiles
-from disttune.runtime.messages import (
-    Alive,
-    EndProcess,
-    Functions,
-    Heard,
-    LogText,
-    RankLost,
-    Refused,
-    ToMaster,
-    Unusable,
-)
+from disttune.runtime.messages import Alive, EndProcess, Heard, LogText, RankLost, Refused, ToMaster, Unusable
 from disttune.runtime.preparation import Preparation
 from disttune.runtime.result import Baseline, TuningResult, best_of
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.search import Search
+from disttune.runtime.start_messages import Functions
 from disttune.runtime.transport import Transport
 from disttune.schedule.pareto import pareto_front
 

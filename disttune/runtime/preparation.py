@@ -19,7 +19,13 @@ from disttune.runtime.crew import Crew
 from disttune.runtime.hosts import binding_warning, memory_files_warning, reduced_range, share_threads
 from disttune.runtime.journal import Journal, JournalContents
 from disttune.runtime.listener import Listener, Opening
-from disttune.runtime.messages import (
+from disttune.runtime.messages import OpenFile, ToMaster, Welcome
+from disttune.runtime.recording import JournalRecording
+from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, SessionRecord
+from disttune.runtime.result_cache import ResultCache
+from disttune.runtime.run_directory import RunDirectory, version_differences
+from disttune.runtime.search import Search, default_trial_timeout_s
+from disttune.runtime.start_messages import (
     BaselineMeasured,
     CollectFiles,
     FilesCollected,
@@ -27,18 +33,10 @@ from disttune.runtime.messages import (
     Hello,
     Host,
     MeasureBaseline,
-    OpenFile,
     Prepare,
     Prepared,
     Setup,
-    ToMaster,
-    Welcome,
 )
-from disttune.runtime.recording import JournalRecording
-from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, SessionRecord
-from disttune.runtime.result_cache import ResultCache
-from disttune.runtime.run_directory import RunDirectory, version_differences
-from disttune.runtime.search import Search, default_trial_timeout_s
 from disttune.runtime.transport import Transport
 from disttune.runtime.works import Works
 from disttune.schedule.batch_end import BatchEnd

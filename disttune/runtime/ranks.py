@@ -17,9 +17,10 @@ from disttune.runtime.hosts import this_host
 from disttune.runtime.listener import Listener
 from disttune.runtime.lock import RENEW_S
 from disttune.runtime.master import Master
-from disttune.runtime.messages import EndProcess, Functions, Goodbye, Hello, RankLost, ToAgent, ToMaster
+from disttune.runtime.messages import EndProcess, Goodbye, RankLost, ToAgent, ToMaster
 from disttune.runtime.result import TuningResult
 from disttune.runtime.run_directory import RunDirectory
+from disttune.runtime.start_messages import Functions, Hello
 from disttune.runtime.supervisor import Supervisor
 from disttune.runtime.transport import Transport
 

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from disttune.runtime.messages import Host, OpenFile, SendFile, ToAgent
+from disttune.runtime.messages import OpenFile, ToAgent
+from disttune.runtime.start_messages import Host, SendFile
 
 REPLICA, STATISTICS = "replica", "statistics"  # names of files that every rank gets
 

@@ -37,14 +37,21 @@ from disttune.runtime.engines import Engines, WorksMissingError
 from disttune.runtime.job_data import JobData
 from disttune.runtime.messages import (
     Answer,
-    BaselineMeasured,
-    BlockMeasured,
     Built,
-    CalibrateBlock,
-    CollectFiles,
     EvaluateModel,
     Export,
     Exported,
+    OpenFile,
+    Refused,
+    RunTask,
+    SkipModel,
+    Unusable,
+)
+from disttune.runtime.start_messages import (
+    BaselineMeasured,
+    BlockMeasured,
+    CalibrateBlock,
+    CollectFiles,
     FilesCollected,
     FindStatistics,
     Load,
@@ -52,16 +59,11 @@ from disttune.runtime.messages import (
     LoadStatistics,
     MeasureBaseline,
     MergeStatistics,
-    OpenFile,
     Prepare,
     Prepared,
-    Refused,
-    RunTask,
-    SkipModel,
     StatisticsLoaded,
     StatisticsMerged,
     StatisticsMissing,
-    Unusable,
 )
 from disttune.runtime.statistics_work import StatisticsWork, arrays, fill, mapped
 from disttune.runtime.work_messages import LearnResults, NeedsWorks, RunWork, WorkDied, WorkDone

@@ -8,9 +8,10 @@ forgotten it since.
 from collections.abc import Callable, Iterable, Mapping
 
 from disttune.quantize.work import Work
-from disttune.runtime.messages import HaveFile, Host, NeedFile, OpenFile, ToAgent, ToMaster
+from disttune.runtime.messages import OpenFile, ToAgent, ToMaster
 from disttune.runtime.result_cache import ResultCache
 from disttune.runtime.sharing import Addressed, Sharing
+from disttune.runtime.start_messages import HaveFile, Host, NeedFile
 from disttune.runtime.work_messages import (
     CancelWork,
     GoOn,

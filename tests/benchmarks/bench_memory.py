@@ -25,17 +25,15 @@ from disttune.config.job import Job
 from disttune.config.job_file import job_from_dict
 from disttune.evaluate.user_code import load_function
 from disttune.runtime.memory_files import MemoryFiles
-from disttune.runtime.messages import (
-    Built,
+from disttune.runtime.messages import Built, EvaluateModel, RunTask
+from disttune.runtime.start_messages import (
     CalibrateBlock,
-    EvaluateModel,
     Functions,
     Load,
     LoadStatistics,
     MergeStatistics,
     Prepare,
     Prepared,
-    RunTask,
 )
 from disttune.runtime.supervisor import Supervisor
 from disttune.space.capability import load_capability

@@ -7,21 +7,9 @@ import onnx
 
 from disttune.config.job_file import load_job
 from disttune.quantize.digest import model_digest
-from disttune.runtime.messages import (
-    Answer,
-    BaselineMeasured,
-    Built,
-    EvaluateModel,
-    Export,
-    Exported,
-    Functions,
-    MeasureBaseline,
-    OpenFile,
-    Prepare,
-    Prepared,
-    RunTask,
-)
+from disttune.runtime.messages import Answer, Built, EvaluateModel, Export, Exported, OpenFile, RunTask
 from disttune.runtime.replica import create_memory_file
+from disttune.runtime.start_messages import BaselineMeasured, Functions, MeasureBaseline, Prepare, Prepared
 from disttune.runtime.trial_worker import TrialWorker
 from disttune.space.capability import load_capability
 from disttune.space.space import Space, build_space

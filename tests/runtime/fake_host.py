@@ -6,18 +6,9 @@ from typing import Any
 
 from disttune.config.job_file import job_from_dict
 from disttune.runtime.agent import Agent
-from disttune.runtime.messages import (
-    Answer,
-    Built,
-    EvaluateModel,
-    Functions,
-    Load,
-    Loaded,
-    OpenFile,
-    RunTask,
-    Setup,
-)
+from disttune.runtime.messages import Answer, Built, EvaluateModel, OpenFile, RunTask
 from disttune.runtime.replica import create_memory_file, write_replica
+from disttune.runtime.start_messages import Functions, Load, Loaded, Setup
 from disttune.runtime.supervisor import Death
 from disttune.schedule.outcome import Outcome
 from tests.builders import chain

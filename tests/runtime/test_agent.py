@@ -11,15 +11,11 @@ from disttune.runtime.messages import (
     Alive,
     Answer,
     CancelTask,
-    CollectFiles,
     Export,
     Exported,
-    FilesCollected,
     Goodbye,
     Heard,
-    Loaded,
     LogText,
-    MeasureBaseline,
     OpenFile,
     Refused,
     SkipModel,
@@ -27,6 +23,7 @@ from disttune.runtime.messages import (
     Welcome,
 )
 from disttune.runtime.replica import create_memory_file, write_replica
+from disttune.runtime.start_messages import CollectFiles, FilesCollected, Loaded, MeasureBaseline
 from disttune.schedule.outcome import Outcome
 from tests.runtime.fake_host import OK, SPACE, Rank, answer, built, evaluate, setup, task
 

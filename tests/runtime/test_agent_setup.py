@@ -3,16 +3,9 @@
 import gc
 import os
 
-from disttune.runtime.messages import (
-    FileBytes,
-    HaveFile,
-    Loaded,
-    NeedFile,
-    OpenFile,
-    Ready,
-    SendFile,
-)
+from disttune.runtime.messages import OpenFile
 from disttune.runtime.replica import Replica, create_memory_file, write_replica
+from disttune.runtime.start_messages import FileBytes, HaveFile, Loaded, NeedFile, Ready, SendFile
 from tests.runtime.fake_host import Rank, setup
 
 

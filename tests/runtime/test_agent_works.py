@@ -7,19 +7,9 @@ import pytest
 
 from disttune.config.job import RuntimeSection
 from disttune.quantize.work import Work
-from disttune.runtime.messages import (
-    Answer,
-    CancelTask,
-    Export,
-    Exported,
-    FileBytes,
-    HaveFile,
-    NeedFile,
-    OpenFile,
-    Refused,
-    SendFile,
-)
+from disttune.runtime.messages import Answer, CancelTask, Export, Exported, OpenFile, Refused
 from disttune.runtime.replica import create_memory_file, write_replica
+from disttune.runtime.start_messages import FileBytes, HaveFile, NeedFile, SendFile
 from disttune.runtime.work_messages import (
     CancelWork,
     GoOn,

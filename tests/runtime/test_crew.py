@@ -8,7 +8,8 @@ import pytest
 from disttune.config.errors import DisttuneError
 from disttune.config.job_file import job_from_dict
 from disttune.runtime.crew import Crew
-from disttune.runtime.messages import (
+from disttune.runtime.messages import OpenFile, ToAgent
+from disttune.runtime.start_messages import (
     BlockMeasured,
     CalibrateBlock,
     FindStatistics,
@@ -18,13 +19,11 @@ from disttune.runtime.messages import (
     Host,
     MergeStatistics,
     NeedFile,
-    OpenFile,
     Ready,
     SendFile,
     Setup,
     StatisticsMerged,
     StatisticsMissing,
-    ToAgent,
     UseStatistics,
 )
 from tests.builders import chain

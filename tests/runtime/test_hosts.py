@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disttune.runtime.hosts import binding_warning, reduced_range, saturates, share_threads, this_host
-from disttune.runtime.messages import Host
+from disttune.runtime.start_messages import Host
 
 
 def host(cores: range | tuple[int, ...], n_cores: int = 8, node: str = "a") -> Host:

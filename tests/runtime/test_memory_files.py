@@ -5,8 +5,8 @@ import pytest
 
 from disttune.runtime import equipment
 from disttune.runtime.equipment import Equipment
-from disttune.runtime.messages import HaveFile
 from disttune.runtime.replica import Replica, write_replica
+from disttune.runtime.start_messages import HaveFile
 
 
 @pytest.mark.parametrize("part_bytes", [1000, 4096, 10**9])

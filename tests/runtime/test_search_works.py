@@ -8,13 +8,13 @@ from disttune.runtime.messages import (
     Envelope,
     Export,
     Exported,
-    Host,
     OpenFile,
     RunTask,
     ToAgent,
     ToMaster,
 )
 from disttune.runtime.search import Search
+from disttune.runtime.start_messages import Host
 from disttune.runtime.transport.simulated import SimulatedRun, SimulatedTransport
 from disttune.runtime.work_messages import (
     CancelWork,

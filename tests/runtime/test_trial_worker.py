@@ -13,23 +13,25 @@ from onnx import TensorProto
 from disttune.config.job_file import job_from_dict
 from disttune.runtime.messages import (
     Answer,
-    BaselineMeasured,
     Built,
     EvaluateModel,
     Export,
     Exported,
-    Functions,
-    Load,
-    Loaded,
-    MeasureBaseline,
     OpenFile,
-    Prepare,
-    Prepared,
     Refused,
     RunTask,
     SkipModel,
 )
 from disttune.runtime.replica import create_memory_file
+from disttune.runtime.start_messages import (
+    BaselineMeasured,
+    Functions,
+    Load,
+    Loaded,
+    MeasureBaseline,
+    Prepare,
+    Prepared,
+)
 from disttune.runtime.trial_worker import TrialWorker
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from disttune.quantize.work import Work
-from disttune.runtime.messages import HaveFile, Host, NeedFile, OpenFile, SendFile, ToAgent, ToMaster
+from disttune.runtime.messages import OpenFile, ToAgent, ToMaster
+from disttune.runtime.start_messages import HaveFile, Host, NeedFile, SendFile
 from disttune.runtime.work_messages import (
     CancelWork,
     GoOn,
