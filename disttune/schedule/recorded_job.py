@@ -10,10 +10,11 @@ from itertools import count
 
 from disttune.config.goal import Goal, Objective
 from disttune.config.schemes import FLOAT32
+from disttune.schedule.course import Recording
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.outcome import Outcome
-from disttune.schedule.scheduler import Recording, Scheduler
+from disttune.schedule.scheduler import Scheduler
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from disttune.config.goal import Goal, Objective
+from disttune.schedule.course import Recording
 from disttune.schedule.events import (
     Assign,
     Cancel,
@@ -31,7 +32,7 @@ from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.latency_window import KIND
 from disttune.schedule.outcome import Outcome
-from disttune.schedule.scheduler import Recording, Scheduler
+from disttune.schedule.scheduler import Scheduler
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary

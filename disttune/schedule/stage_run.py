@@ -148,6 +148,11 @@ class StageRun:
             return
         heapq.heappush(self._waiting, (self._rank(entry), entry.index, entry))
 
+    def again(self, entry: Entry, event: str) -> None:
+        """Let it wait once more."""
+        entry.step(event)
+        self.queue(entry)
+
     def _rank(self, entry: Entry) -> tuple[float, float]:
         """The least starts first: probes of the greatest cost, candidates by their durations or in order."""
         if isinstance(entry.item, Probe):
