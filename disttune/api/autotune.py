@@ -15,6 +15,7 @@ from disttune.config.job_file import job_from_dict, load_job
 from disttune.config.toml_text import toml_value
 from disttune.config.tuning_config import TuningConfig
 from disttune.runtime.result import TuningResult
+from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.transport import Transport
 from disttune.runtime.world import join_world
 
@@ -30,7 +31,7 @@ def autotune(
     eval_fn: Any = None,
     calibration_data_reader: Any = None,
     *,
-    run_directory: str | os.PathLike[str] = DEFAULT_RUN_DIRECTORY,
+    run_directory: str | os.PathLike[str] | None = None,
     fresh: bool = False,
     log_format: LogFormat = "plain",
 ) -> "TunedModel":
@@ -49,7 +50,9 @@ def autotune(
             None takes what the job's `evaluation` section says.
         calibration_data_reader: has `get_next()` as onnxruntime's, or is an iterable of feeds
             {input: array}, or a function that gives one. It is read once, on rank 0.
-        run_directory: journal, trial table and best model are kept there.
+        run_directory: journal, trial table and best model are kept there. None: `disttune_run`, or where that
+            holds the results of another job `disttune_run_2` and so on, so that each of several searches in
+            a script goes on with its own.
         fresh: start anew where the directory holds a journal.
         log_format: "plain", "json" or "quiet".
     Returns:
@@ -91,8 +94,8 @@ def _lead(
     log_format: LogFormat,
 ) -> "TunedModel":
     try:
-        path = _checked_options(run_directory, log_format)
-        job = _job_of(model, tune_config, path)
+        run = _run_directory(run_directory, log_format)
+        job = _job_of(model, tune_config, run.path)
         _require_functions(job, "eval_fn" in handed, reader is not None)
         feeds = drain(reader, max(job.calibration.samples))
         if feeds is not None:
@@ -103,9 +106,9 @@ def _lead(
         dismiss(transport, getattr(error, "exit_code", 1), str(error))
         raise
     result = tune_job(
-        job, transport, path, fresh, log_format, functions, handed if inline else None, share_model=True
+        job, transport, run, fresh, log_format, functions, handed if inline else None, share_model=True
     )
-    files = {f.name: f.read_bytes() for f in path.glob("best.onnx*")}
+    files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")}
     return _tuned(files, result)
 
 
@@ -115,13 +118,14 @@ def _tuned(files: dict[str, bytes], result: TuningResult) -> "TunedModel":
     return tuned_model_of(files, result, ("CPUExecutionProvider",))
 
 
-def _checked_options(run_directory: Any, log_format: Any) -> Path:
-    """The run directory's path."""
+def _run_directory(run_directory: Any, log_format: Any) -> RunDirectory:
     if log_format not in get_args(LogFormat):
         raise InputError(f"log_format is {log_format!r}; expected one of {', '.join(get_args(LogFormat))}")
+    if run_directory is None:
+        return RunDirectory(DEFAULT_RUN_DIRECTORY, numbered=True)
     if not isinstance(run_directory, str | os.PathLike):
         raise InputError(f"run_directory is a {type(run_directory).__name__}; expected a path")
-    return Path(run_directory)
+    return RunDirectory(Path(run_directory))
 
 
 def _job_of(model: Any, tune_config: Any, path: Path) -> Job:
@@ -189,14 +193,15 @@ def _sections(config: TuningConfig) -> dict[str, Any]:
 
 
 def _model_path(model: Any, path: Path) -> Path:
-    """The model's file; a ModelProto is written below the run directory first."""
+    """The model's file; a ModelProto is written below the run directory first, beside those of other jobs."""
     if isinstance(model, str | os.PathLike):
         return Path(model).absolute()
     if type(model).__name__ != "ModelProto":
         raise InputError(f"model is a {type(model).__name__}; expected a path or a ModelProto")
+    from disttune.quantize.digest import model_digest
     from disttune.quantize.export import save_model
 
-    file = path.absolute() / "input.onnx"
+    file = path / f"input-{model_digest(model)[:12]}.onnx"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, file)

@@ -42,26 +42,24 @@ def make_report(log_format: LogFormat) -> Report:
 def tune_job(
     job: Job,
     transport: Transport,
-    path: Path,
+    run: RunDirectory,
     fresh: bool = False,
     log_format: LogFormat = "plain",
     functions: Functions | None = None,
     handed: Mapping[str, Any] | None = None,
     share_model: bool = False,
-    also_to: Path | None = None,
 ) -> TuningResult:
     """Run a job as rank 0; the other ranks call `serve`.
 
     Args:
         job: what to do.
         transport: of this world.
-        path: run directory.
+        run: its directory.
         fresh: start anew where a journal is found.
         log_format: how progress is told.
         functions: the user's functions when they do not come from files.
         handed: the same functions themselves, for `isolation = "none"`.
         share_model: whether every rank gets the best model's bytes.
-        also_to: a second place for result.json, trials.csv and the best model.
     Returns:
         The result; result.json and trials.csv are written.
     Raises:
@@ -69,7 +67,7 @@ def tune_job(
     """
     report = make_report(log_format)
     if job.tuning.strategy == AUTO_SEARCH:
-        report = SearchLog(report, RunDirectory(path).search_log)
+        report = SearchLog(report, lambda: run.search_log)
 
     def farewell(result: TuningResult, run: RunDirectory) -> Goodbye:
         best_model = deliver(result, run, report.warned)
@@ -77,9 +75,7 @@ def tune_job(
         files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")} if share_model else None
         return Goodbye(0, result, files)
 
-    return run_master(
-        job, functions or Functions(), path, fresh, transport, report, farewell, handed, also_to
-    )
+    return run_master(job, functions or Functions(), run, fresh, transport, report, farewell, handed)
 
 
 def serve(transport: Transport, handed: Mapping[str, Any] | None = None) -> Goodbye:

@@ -9,6 +9,7 @@ from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY, LogFormat, tune_job
 from disttune.cli.application import command
 from disttune.config.errors import InputError
 from disttune.config.job_file import load_job
+from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.world import join_world
 
 
@@ -55,7 +56,7 @@ def run(
     if transport.rank != 0:
         raise InputError(f"this process is rank {transport.rank}, but its launcher said rank 0")
     try:
-        return tune_job(job, transport, output, fresh, log_format, also_to=also_to).exit_code
+        return tune_job(job, transport, RunDirectory(output, also_to), fresh, log_format).exit_code
     finally:
         transport.close()
 

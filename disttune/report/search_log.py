@@ -4,6 +4,7 @@ A resumed job goes on with the file.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from disttune.report import wording
@@ -18,11 +19,11 @@ class SearchLog:
 
     Args:
         report: is told the same.
-        path: of the log; its folder is there when the search begins. Where it cannot be written, that is
-            told once.
+        path: gives that of the log; its folder is there when the search begins. Where it cannot be written,
+            that is told once.
     """
 
-    def __init__(self, report: Report, path: Path):
+    def __init__(self, report: Report, path: Callable[[], Path]):
         self._report = report
         self._path = path
         self._opened = self._failed = False
@@ -74,8 +75,8 @@ class SearchLog:
             return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         try:
-            with self._path.open("a", encoding="utf-8") as file:
+            with self._path().open("a", encoding="utf-8") as file:
                 file.write(f"{stamp} {wording.printable(' '.join(text.split()))}\n")
         except OSError as error:
             self._failed = True
-            self._report.warned(f"{self._path}: cannot be written: {error.strerror or error}")
+            self._report.warned(f"{self._path()}: cannot be written: {error.strerror or error}")

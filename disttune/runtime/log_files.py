@@ -1,5 +1,6 @@
 """Logs of the ranks, `logs/rank-N.log`: what their trial processes wrote, up to a size."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 LIMIT_BYTES = 16 * 2**20
@@ -9,11 +10,11 @@ class LogFiles:
     """Appends to one file for each rank. A log that cannot be written never ends a job.
 
     Args:
-        directory: made with the first text.
+        directory: gives where they are; made with the first text.
         limit_bytes: of one file; what comes later is dropped, and one line says so.
     """
 
-    def __init__(self, directory: Path, limit_bytes: int = LIMIT_BYTES):
+    def __init__(self, directory: Callable[[], Path], limit_bytes: int = LIMIT_BYTES):
         self.failure: OSError | None = None  # the latest
         self._directory = directory
         self._limit_bytes = limit_bytes
@@ -26,10 +27,10 @@ class LogFiles:
             self.failure = error
 
     def path(self, rank: int) -> Path:
-        return self._directory / f"rank-{rank}.log"
+        return self._directory() / f"rank-{rank}.log"
 
     def _append(self, path: Path, data: bytes) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             room = self._limit_bytes - file.tell()
             if room >= len(data):

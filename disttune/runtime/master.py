@@ -55,7 +55,7 @@ class Master:
         self._listener = listener
         self._warnings: list[str] = []
         self._ready = Preparation(job, functions, run, contents, transport, listener, self._warn)
-        self._logs = LogFiles(run.logs)
+        self._logs = LogFiles(lambda: run.logs)
         self._watch: JournalWatch | None = None
         self._is_ending = False
         self._lost_ranks: set[int] = set()

@@ -149,6 +149,9 @@ class Preparation:
         self.prepared = message
         for warning in message.warnings:
             self._warn(warning)
+        header = self._header(message)
+        self._run.settle(header)
+        self._contents = self._run.contents
         quantization = self._job.quantization
         self._space = build_space(
             message.summary,
@@ -164,7 +167,7 @@ class Preparation:
         if len(self._job.calibration.samples) > 1 and not sizes_are_tried:
             n = self._job.calibration.samples[0]
             self._warn(f"calibration.samples: strategy {self._job.tuning.strategy} takes the first size, {n}")
-        self._open_journal(self._header(message))
+        self._open_journal(header)
         self._recording = JournalRecording(self._contents.records, self._space.ops)
         self._set_up_home(message)
         self._begin_baseline()

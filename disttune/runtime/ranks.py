@@ -5,7 +5,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -68,26 +67,24 @@ def listening_to_signals(handle: Callable[[int, FrameType | None], None]) -> Ite
 def run_master(
     job: Job,
     functions: Functions,
-    path: Path,
+    run: RunDirectory,
     fresh: bool,
     transport: Transport,
     listener: Listener,
     farewell: Callable[[TuningResult, RunDirectory], Goodbye],
     handed: Mapping[str, Any] | None = None,
-    also_to: Path | None = None,
 ) -> TuningResult:
     """Tune on all ranks; called on rank 0.
 
     Args:
         job: what to do.
         functions: the user's functions when they do not come from files.
-        path: of the run directory.
+        run: its directory, closed at the end.
         fresh: start anew where a journal is found.
         transport: to all ranks.
         listener: is told what happens.
         farewell: writes the result and makes the message every other rank ends with.
         handed: the functions themselves, for trials within this process.
-        also_to: a second place for the results.
     Returns:
         The result; every other rank has been told it.
     Raises:
@@ -97,7 +94,7 @@ def run_master(
     agent = _agent(transport, handed)
     goodbye = Goodbye(1, message="rank 0 ended with a fault")
     try:
-        with listening_to_signals(asked.note), RunDirectory(path, also_to) as run:
+        with listening_to_signals(asked.note), run:
             if job.runtime.isolation == "process":
                 agent.start()
             contents = run.open(fresh)

@@ -1,11 +1,12 @@
 """A job's directory: what it is called there, whose it is, and what a new job may remove.
 
 In the order of a run: `open` takes the lock and reads the journal; the job is loaded and its digests
-are made; `adopt` refuses a directory that belongs to another job, or makes it this one's. Until then
-nothing of an earlier job is touched: with `fresh`, too, its files go only when the new job is known to
-be right.
+are made; `settle` goes on to the next directory where nobody asked for this one and it is another job's;
+`adopt` refuses a directory that belongs to another job, or makes it this one's. Until then nothing of an
+earlier job is touched: with `fresh`, too, its files go only when the new job is known to be right.
 """
 
+import itertools
 import json
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from disttune.config.errors import RunDirectoryError
+from disttune.config.errors import DisttuneError, RunDirectoryError
 from disttune.runtime.atomic_write import remove_temporaries, write_atomically
 from disttune.runtime.journal import Journal, JournalContents, encode_line, is_journal, read_journal
 from disttune.runtime.lock import RunLock
@@ -66,10 +67,13 @@ class RunDirectory:
     Args:
         path: of the directory.
         also_to: a second place for the results, for a disk that fails.
+        numbered: whether `settle` may go on to `<path>_2`, `<path>_3` ...: nobody asked for this very one.
     """
 
-    def __init__(self, path: Path, also_to: Path | None = None):
+    def __init__(self, path: Path, also_to: Path | None = None, numbered: bool = False):
         self.path = path.absolute()
+        self._asked = self.path
+        self._numbered = numbered
         self.also_to = also_to.absolute() if also_to is not None else None
         self._lock: RunLock | None = None
         self._fresh = False
@@ -153,6 +157,29 @@ class RunDirectory:
             raise
         return self._contents
 
+    def settle(self, job: JobRecord) -> None:
+        """Where the directory is numbered: open the first that is free or this job's.
+
+        Raises:
+            RunDirectoryError: that one is in use, or not writable.
+        """
+        numbers = itertools.count(2)
+        while self._numbered and not self._may_take(job):
+            self.close()
+            self.path = self._asked.with_name(f"{self._asked.name}_{next(numbers)}")
+        if self._lock is None:
+            self.open(self._fresh)
+
+    def _may_take(self, job: JobRecord) -> bool:
+        """Whether nothing of another job is lost in this directory."""
+        if not self.journal_file.exists():
+            return not self._foreign_outputs()
+        try:
+            contents = read_journal(self.journal_file)
+        except DisttuneError:
+            return False
+        return contents.job is None or not contents.n_results or not job_differences(contents.job, job)
+
     def adopt(self, job: JobRecord, job_text: str) -> Journal:
         """Make the directory this job's, or go on with it where it is; writes `job.toml`.
 
@@ -221,14 +248,16 @@ class RunDirectory:
                     "Give another run directory, or move the file away."
                 )
             return
-        results = (self.result_file, self.trials_file, self.best_model, self.search_log)
-        outputs = (self.job_file, *results)
-        found = [path.name for path in outputs if path.exists()]
-        if found:
+        if found := self._foreign_outputs():
             raise RunDirectoryError(
                 f"{self.path}: {', '.join(found)} would be overwritten, and there is no journal that shows "
                 "that a run wrote it. Give another run directory, or move it away."
             )
+
+    def _foreign_outputs(self) -> list[str]:
+        """Names of what a run would overwrite, in a directory without a journal."""
+        results = (self.result_file, self.trials_file, self.best_model, self.search_log)
+        return [path.name for path in (self.job_file, *results) if path.exists()]
 
     def _begin(self, job: JobRecord) -> None:
         """Put a journal of this job alone in place of what is there, after the results that went with it."""

@@ -30,6 +30,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 
 import disttune
@@ -126,6 +127,17 @@ Path(f"rank-{MPI.COMM_WORLD.rank}.json").write_text(json.dumps(facts))
 """
 
 
+SEVERAL = """
+def tune(model, function):
+    q = disttune.autotune(model, CONFIG, function, Reader(), log_format="quiet")
+    return [q.result.best.metric, len(list(Path().glob("*/journal.jsonl")))]
+
+first = tune("model.onnx", evaluate)
+other = tune(onnx.load("model.onnx"), measures.scaled)
+print(json.dumps([first, other, tune("model.onnx", evaluate)]))
+"""
+
+
 def write_script(folder: Path, body: str) -> Path:
     save_model(folder)
     (folder / "measures.py").write_text(MEASURES)
@@ -215,3 +227,12 @@ def test_importing_disttune_loads_nothing_heavy():
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 
     assert ended.stdout.strip() == ""
+
+
+def test_searches_of_one_script_need_no_directories_named(tmp_path: Path):
+    script = write_script(tmp_path, SEVERAL)
+    first, other, again = json.loads(run_script(script).splitlines()[-1])
+    assert first == [again[0], 1]
+    assert other == [pytest.approx(2 * first[0]), 2]
+    assert again[1] == 2
+    assert {p.name for p in tmp_path.glob("disttune_run*")} == {"disttune_run", "disttune_run_2"}

@@ -19,7 +19,7 @@ class Heard:
 
 def test_the_log_has_stages_trials_notes_and_the_end_in_plain_lines(tmp_path):
     heard = Heard()
-    log = SearchLog(heard, tmp_path / "auto_search.log")
+    log = SearchLog(heard, lambda: tmp_path / "auto_search.log")
     best = trial(0, 0.93)
     log.opened(opening(n_resumed=2))
     log.noted("auto search: 32 combinations\n  32 of them distinct")
@@ -49,14 +49,14 @@ def test_the_log_has_stages_trials_notes_and_the_end_in_plain_lines(tmp_path):
 
 def test_nothing_is_written_before_the_run_directory_is_known_to_be_ours(tmp_path):
     heard = Heard()
-    SearchLog(heard, tmp_path / "auto_search.log").phase("starting ranks")
+    SearchLog(heard, lambda: tmp_path / "auto_search.log").phase("starting ranks")
     assert list(tmp_path.iterdir()) == []
     assert heard.calls == [("phase", "starting ranks")]
 
 
 def test_a_log_that_cannot_be_written_is_told_once(tmp_path):
     heard = Heard()
-    log = SearchLog(heard, tmp_path / "none" / "auto_search.log")
+    log = SearchLog(heard, lambda: tmp_path / "none" / "auto_search.log")
     log.opened(opening())
     log.noted("more")
     assert [call[0] for call in heard.calls] == ["warned", "opened", "noted"]

@@ -6,7 +6,7 @@ from disttune.runtime.log_files import LogFiles
 
 
 def test_text_is_appended_to_the_log_of_its_rank(tmp_path: Path):
-    logs = LogFiles(tmp_path / "logs")
+    logs = LogFiles(lambda: tmp_path / "logs")
     for rank, text in ((0, "a\n"), (3, "b\n"), (0, "c\n")):
         logs.append(rank, text)
     assert logs.path(0).read_text() == "a\nc\n"
@@ -15,7 +15,7 @@ def test_text_is_appended_to_the_log_of_its_rank(tmp_path: Path):
 
 def test_log_is_cut_at_its_limit_and_says_so_once(tmp_path: Path):
     notice = "\n[log cut: it has reached 10 bytes; what follows is dropped]\n"
-    logs = LogFiles(tmp_path, limit_bytes=10)
+    logs = LogFiles(lambda: tmp_path, limit_bytes=10)
     logs.append(0, "12345678")
     for _ in range(3):
         logs.append(0, "äöü")  # two bytes each: the limit falls between two letters
@@ -23,10 +23,10 @@ def test_log_is_cut_at_its_limit_and_says_so_once(tmp_path: Path):
 
 
 def test_limit_counts_earlier_sessions_and_cuts_no_letter(tmp_path: Path):
-    LogFiles(tmp_path, limit_bytes=10).append(0, "123456789")
-    LogFiles(tmp_path, limit_bytes=10).append(0, "äöü")
+    LogFiles(lambda: tmp_path, limit_bytes=10).append(0, "123456789")
+    LogFiles(lambda: tmp_path, limit_bytes=10).append(0, "äöü")
     assert logs_text(tmp_path).startswith("123456789\n[log cut")
-    LogFiles(tmp_path, limit_bytes=10).append(0, "more")
+    LogFiles(lambda: tmp_path, limit_bytes=10).append(0, "more")
     assert logs_text(tmp_path).endswith("is dropped]\n")
 
 
@@ -36,11 +36,11 @@ def logs_text(directory: Path) -> str:
 
 def test_log_that_cannot_be_written_is_remembered_and_ends_nothing(tmp_path: Path):
     (tmp_path / "logs").write_text("a file in its place")
-    logs = LogFiles(tmp_path / "logs")
+    logs = LogFiles(lambda: tmp_path / "logs")
     logs.append(0, "text")
     assert isinstance(logs.failure, OSError)
 
 
 def test_any_text_can_be_logged(tmp_path: Path):
-    LogFiles(tmp_path).append(0, "lone surrogate \ud800\n")
+    LogFiles(lambda: tmp_path).append(0, "lone surrogate \ud800\n")
     assert logs_text(tmp_path) == "lone surrogate \\ud800\n"

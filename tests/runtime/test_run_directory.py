@@ -177,6 +177,34 @@ def test_one_measurement_is_enough_to_keep_a_job(tmp_path: Path, record: int):
         run(tmp_path, job_record(code_digest="ab" * 16))
 
 
+def settled(path: Path, job: JobRecord, fresh: bool = False) -> str:
+    """Name of the directory that a job takes when nobody asked for one; it leaves one measurement."""
+    with RunDirectory(path, numbered=True) as directory:
+        directory.open(fresh)
+        directory.settle(job)
+        journal = directory.adopt(job, JOB_TEXT)
+        journal.append(result_record(0))
+        journal.close()
+        return directory.path.name
+
+
+def test_where_nobody_asked_for_a_directory_each_job_has_one_and_finds_it_again(tmp_path: Path):
+    jobs = [job_record(code_digest=letter * 32) for letter in "abc"]
+    names = ["run", "run_2", "run_3"]
+    assert [settled(tmp_path / "run", job) for job in jobs] == names
+    assert [settled(tmp_path / "run", job) for job in reversed(jobs)] == names[::-1]
+    assert settled(tmp_path / "run", jobs[1], fresh=True) == "run_2"
+    assert [len(read_journal(tmp_path / n / "journal.jsonl").records) for n in names] == [3, 2, 3]
+    assert {p.name for p in tmp_path.glob("*/lock")} == set()
+
+
+def test_a_directory_with_files_that_no_run_wrote_is_left_out(tmp_path: Path):
+    settled(tmp_path / "run", job_record())
+    (tmp_path / "run_2").mkdir()
+    (tmp_path / "run_2" / "best.onnx").write_bytes(b"mine")
+    assert settled(tmp_path / "run", job_record(code_digest="ab" * 16)) == "run_3"
+
+
 @pytest.mark.parametrize("name", ["model_digest", "data_digest", "code_digest"])
 def test_each_digest_counts(name: str):
     (difference,) = job_differences(job_record(), job_record(**{name: "ff" * 16}))
