@@ -26,6 +26,7 @@ from disttune.quantize.tensor_memory import in_memory, whole_model
 
 _CPU = ("CPUExecutionProvider",)
 _SESSION_NAMES = frozenset(n for n in dir(onnxruntime.InferenceSession) if not n.startswith("_")) | {"_sess"}
+_PROTO_NAMES = frozenset(onnx.ModelProto.DESCRIPTOR.fields_by_name) | {"SerializeToString"}
 
 
 class QuantizedModel(os.PathLike[str]):
@@ -33,8 +34,10 @@ class QuantizedModel(os.PathLike[str]):
 
     `model.run(None, feeds)`, `model.get_inputs()` and every other method of a session work, and so do
     `onnxruntime.InferenceSession(model)`, `onnx.load(model)` and `open(model, "rb")`. Session and file
-    are made when they are first needed. The session has onnxruntime's default options (the exported
-    model will run with them) but for its number of threads, which sleep when there is nothing to do.
+    are made when they are first needed. For functions that were written for a ModelProto there are
+    `model.SerializeToString()` and its fields (`model.graph`). The session has onnxruntime's default
+    options (the exported model will run with them) but for its number of threads, which sleep when there
+    is nothing to do.
 
     Args:
         source: the model, or a blueprint whose large tensors the session then shares with others; it must
@@ -174,7 +177,11 @@ class QuantizedModel(os.PathLike[str]):
     def __getattr__(self, name: str) -> Any:
         if name in _SESSION_NAMES:
             return getattr(self.session, name)
-        raise AttributeError(f"'QuantizedModel' (as onnxruntime.InferenceSession) has no attribute '{name}'")
+        if name in _PROTO_NAMES:
+            return getattr(self.proto, name)
+        raise AttributeError(
+            f"'QuantizedModel' (as onnxruntime.InferenceSession or onnx.ModelProto) has no attribute '{name}'"
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -41,6 +41,14 @@ def test_it_opens_as_a_file_everywhere(model):
     assert Path(model).stat().st_size == model.size_bytes == model.proto.ByteSize()
 
 
+def test_functions_written_for_a_model_proto_can_use_it(model, tmp_path):
+    again = onnxruntime.InferenceSession(model.SerializeToString(), providers=CPU)
+    assert np.array_equal(again.run(None, {"x": rows(3)})[0], 2 * rows(3))
+    assert [node.op_type for node in model.graph.node] == [n.op_type for n in onnx.load(model).graph.node]
+    onnx.save(model, tmp_path / "saved.onnx")
+    assert onnx.load(tmp_path / "saved.onnx") == model.proto
+
+
 def test_no_file_is_written_for_a_run_alone(model, tmp_path):
     model.run(None, {"x": rows(1)})
     assert not (tmp_path / "scratch").exists()
