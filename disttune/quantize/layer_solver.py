@@ -5,8 +5,8 @@
 2. A solution depends on the variant, the calibration data, the layer, its scheme, and in the sequential case
    on how the ops before it are quantized: its key is a digest over these. Candidates that agree in them
    share it.
-3. Layers that come one after another in the graph are measured together, in at most `N_PLACES` places; in
-   the sequential case those with the same ops before them.
+3. Layers that come one after another in the graph are measured together, in at most `N_PLACES` places, those
+   that read one tensor always; in the sequential case those with the same ops before them.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ import numpy as np
 from onnx import ModelProto
 
 from disttune.config.errors import TrialError
-from disttune.config.schemes import OpConfig
+from disttune.config.schemes import OpConfig, Scheme
+from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.algorithms.layer import JointAlgorithm, LayerInputs, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.layout import LINEAR_TYPES, LayerLayout, layout_of
 from disttune.quantize.algorithms.registry import find_layer_algorithm
@@ -34,7 +35,8 @@ from disttune.quantize.work import Results, Work
 from disttune.space.candidate import Candidate
 
 N_PLACES = 8
-LAYERS_OF_A_PLACE = 4  # fewer are not worth a pass over the data
+SOURCES_OF_A_PLACE = 2  # a Gram matrix takes longer than running the model up to it
+ELEMENTWISE = 350  # multiply-adds that take as long as all else that an iteration does to one weight
 INPUTS_BYTES = 2**29  # of Gram matrices kept in a process
 Configs = Mapping[str, OpConfig]
 Before = tuple[tuple[str, OpConfig], ...]
@@ -167,14 +169,14 @@ class LayerSolver:
     ) -> Work:
         ops = [layer.readers[0] for layer in group]
         layouts = [self._layout(layer) for layer in group]
-        cost = sum(y.n_parts * y.n_inputs**2 * (y.n_inputs + y.n_outputs) for y in layouts)
+        cost = sum(_cost(layer.scheme.scheme, y) for layer, y in zip(group, layouts, strict=True))
         place = _hash(_plain(before)) if before else str(self._place(ops[0]))
         return Work(
             "solve",
             key,
             f"{group[0].method} of {ops[0]}" + (f" and {len(ops) - 1} more" if len(ops) > 1 else ""),
             arguments,
-            float(cost),
+            cost,
             place=f"{arguments[0]}/{place}",
             needs=needs,
         )
@@ -247,8 +249,9 @@ class LayerSolver:
         return found
 
     def _place(self, op: str) -> int:
-        ops = self._linear_ops
-        return ops.index(op) * min(N_PLACES, -(-len(ops) // LAYERS_OF_A_PLACE)) // len(ops)
+        sources = self._sources
+        n_places = min(N_PLACES, -(-len(sources) // SOURCES_OF_A_PLACE))
+        return sources[self._builder.node(op).inputs[0]] * n_places // len(sources)
 
     def _gram_bytes(self, op: str) -> int:
         layout = self._layout_of_op(op)
@@ -277,9 +280,24 @@ class LayerSolver:
         return found
 
     @cached_property
+    def _sources(self) -> dict[str, int]:
+        """Tensors that layers read, numbered in graph order."""
+        tensors = dict.fromkeys(self._builder.node(op).inputs[0] for op in self._linear_ops)
+        return {tensor: number for number, tensor in enumerate(tensors)}
+
+    @cached_property
     def _ancestors(self) -> dict[str, frozenset[str]]:
         """Names of all nodes before each node."""
         return ancestors(self._model.graph)
+
+
+def _cost(scheme: Scheme, layout: LayerLayout) -> float:
+    """Multiply-adds: of an inverse and one product with the Gram matrix, or of one in each iteration."""
+    n_rows, n_columns = layout.n_inputs, layout.n_outputs
+    if (method := WEIGHT_METHODS[scheme.method]).uses_data and "iterations" in method.options:
+        each = n_rows + ELEMENTWISE
+        return float(layout.n_parts * n_rows * n_columns * each) * float(scheme.option("iterations"))
+    return float(layout.n_parts * n_rows**2 * (n_rows + n_columns))
 
 
 def _groups(layers: Sequence[Layer]) -> list[tuple[Layer, ...]]:

@@ -2,12 +2,12 @@
 
 Pure. A work is queued, runs on a rank, has arrived (its result is being kept) and is settled; a settled one
 is never done again. The order of doing has no influence on results, so that the pool may go by what is
-quick: a rank goes on where it has been (works of a `place` share measurements), then takes a place of which
-nobody works, longest first.
+quick: a rank goes on where it has been (works of a `place` share measurements), longest first; then it goes
+to the place with most left to do of those where nobody works, and in the end to one where others do.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -158,14 +158,18 @@ class WorkPool:
         """Give works to ranks that can take one; returns who does what."""
         queued = self._queued
         taken = {self._places[r] for r in self._running}
+        left: dict[str, float] = defaultdict(float)  # cost of what is queued, by place
+        for entry in queued.values():
+            left[entry.work.place] += entry.work.cost
         handed = []
         for rank in free:
             if not queued:
                 break
             if rank in self._running:
                 continue
-            entry = min(queued.values(), key=partial(self._preference, rank, taken))
+            entry = min(queued.values(), key=partial(self._preference, rank, taken, left))
             del queued[entry.work.key]
+            left[entry.work.place] -= entry.work.cost
             entry.state = "running"
             self._running[rank] = entry.work.key
             self._places[rank] = entry.work.place
@@ -248,9 +252,12 @@ class WorkPool:
             del self._running[rank]
         return ranks
 
-    def _preference(self, rank: int, taken: set[str], entry: Entry) -> tuple[bool, int, float, int]:
-        place = entry.work.place
-        distance = 1
+    def _preference(
+        self, rank: int, taken: set[str], left: Mapping[str, float], entry: Entry
+    ) -> tuple[bool, int, float, float, int]:
+        place, cost = entry.work.place, entry.work.cost
+        distance, moving = 1, cost
         if place:
             distance = 0 if place == self._places.get(rank) else 2 if place in taken else 1
-        return (rank in entry.ended, distance, -entry.work.cost, entry.order)
+            moving = left[place] if distance else 0.0
+        return (rank in entry.ended, distance, -moving, -cost, entry.order)
