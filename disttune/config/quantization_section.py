@@ -40,7 +40,8 @@ class SchemeOptions(Section):
     """Ways to quantize one tensor; a key left out takes what the target offers."""
 
     dtype: OneOrMore[DtypeName] | None = Field(
-        default=None, description="Type of the codes; float32, float16 and bfloat16 leave the op in float."
+        default=None,
+        description="Type of the codes; float32, float16 and bfloat16 alone leave the op in that float type.",
     )
     symmetric: OneOrMore[bool] | None = Field(default=None, description="Whether the zero point is fixed.")
     granularity: OneOrMore[GranularityName] | None = Field(
@@ -79,7 +80,9 @@ class OpOptions(Section):
         default=None, description='How the op may be quantized; narrows quantization.approach, e.g. "auto".'
     )
     fallback: FloatName | None = Field(
-        default=None, description="Float type that the op goes back to; float32 where nothing is given."
+        default=None,
+        description="Float type that strategies put the op back to first, before float32; float32 alone "
+        "where nothing is given.",
     )
 
 

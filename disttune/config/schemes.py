@@ -12,7 +12,8 @@ from disttune.config.weight_methods import WEIGHT_METHODS, Options, OptionValue,
 WEIGHT_DTYPES = tuple(f"{sign}int{bits}" for bits in (2, 3, 5, 6, 7) for sign in ("", "u"))
 INTEGER_DTYPES = ("int8", "uint8", "int16", "uint16", "int4", "uint4", *WEIGHT_DTYPES)
 FLOAT8_DTYPES = ("float8e4m3fn", "float8e5m2")
-FLOAT_DTYPES = ("float32", "float16", "bfloat16")
+HALF_DTYPES = ("float16", "bfloat16")
+FLOAT_DTYPES = ("float32", *HALF_DTYPES)
 QUANTIZED_DTYPES = INTEGER_DTYPES + FLOAT8_DTYPES
 GRANULARITIES = ("per_tensor", "per_channel", "per_group")
 # Threshold methods; a number after the colon is the method's parameter, e.g. "percentile:99.99".

@@ -132,10 +132,10 @@ class GraphEditor:
         for i, name in enumerate(inputs):
             self.set_input(node, i, name)
 
-    def rename_output(self, node: NodeProto, tensor: str) -> None:
-        """Let a node write its first output under another name, which nobody else writes any more."""
-        self._makers.pop(node.output[0], None)
-        node.output[0] = tensor
+    def rename_output(self, node: NodeProto, tensor: str, position: int = 0) -> None:
+        """Let a node write an output under another name, which nobody else writes any more."""
+        self._makers.pop(node.output[position], None)
+        node.output[position] = tensor
         self._makers[tensor] = node
 
     def remove(self, node: NodeProto) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from disttune.config.errors import InputError, TrialError
+from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.config.recipes import RECIPES, RecipeValue
 from disttune.space.candidate import Candidate
@@ -52,6 +52,7 @@ class EngineSettings:
         accuracy_level: of MatMulNBits; 0: unset.
         exclude: tensors of the prepared model that stay in float.
         shelf: where processes of a node share what they make of the weights; None: nowhere.
+        half_ops: ops that are computed in "float16" or "bfloat16" in every candidate.
         tell: called with a line for what a recipe changed, and for what it could not.
     """
 
@@ -65,6 +66,7 @@ class EngineSettings:
     accuracy_level: int = 0
     exclude: tuple[str, ...] = ()
     shelf: Shelf | None = None
+    half_ops: Mapping[str, str] = field(default_factory=dict)
     tell: Callable[[str], object] = field(default=lambda _: None, compare=False)
 
 
@@ -133,19 +135,6 @@ def check_recipes(engine: str, given: Mapping[str, Sequence[RecipeValue]]) -> No
                 f'[quantization] recipes.{name}: engine "{engine}" does not have it. '
                 f"It has {', '.join(sorted(known))}."
             )
-
-
-def check_float_types(candidate: Candidate) -> None:
-    """Refuse a candidate that wants ops in another float type than the model's.
-
-    Raises:
-        TrialError: names the op and the type.
-    """
-    configs = [candidate.default, *(config for _, config in candidate.exceptions)]
-    if all(config.float_type == "float32" for config in configs):
-        return
-    op, config = next((op, c) for op, c in candidate.configs().items() if c.float_type != "float32")
-    raise TrialError(f"op {op}: {config.float_type} is not built; ops stay in float32")
 
 
 def register_engine(name: str) -> Callable[[_E], _E]:

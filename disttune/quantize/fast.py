@@ -13,7 +13,7 @@ from disttune.config.errors import TrialError
 from disttune.config.recipes import RECIPES
 from disttune.config.schemes import METHODS
 from disttune.config.weight_methods import WEIGHT_METHODS
-from disttune.quantize.engine import EngineSettings, check_float_types, register_engine
+from disttune.quantize.engine import EngineSettings, register_engine
 from disttune.quantize.work import Results, Work, complete
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
@@ -46,6 +46,7 @@ class FastEngine:
         settings: EngineSettings,
     ):
         from disttune.quantize.builder.ranges import Ranges
+        from disttune.quantize.half_ops import HalfOps
         from disttune.quantize.variants import Variants
 
         self._prepared = prepared
@@ -55,6 +56,7 @@ class FastEngine:
         self._ranges = Ranges(self._collect)
         self._variants = Variants(prepared, feeds, settings, self._ranges)
         self._variants.exclude(settings.exclude)
+        self._halves = HalfOps(settings)
 
     def missing(self, candidate: Candidate) -> tuple[Work, ...]:
         """See `NeedsWork.missing`: statistics of the candidate's graph variant, and its layers."""
@@ -78,8 +80,7 @@ class FastEngine:
 
     def build(self, candidate: Candidate) -> ModelProto:
         """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""
-        check_float_types(candidate)
-        if candidate.quantized_ops:
+        if candidate.quantized_ops or self._halves.types(candidate):
             return self.blueprint(candidate).model()
         from onnx import ModelProto
 
@@ -95,9 +96,9 @@ class FastEngine:
         Raises:
             TrialError: as `build`.
         """
-        check_float_types(candidate)
+        types = self._halves.types(candidate)
         complete(self, candidate)
-        return self._variants.blueprint(candidate)
+        return self._halves.in_blueprint(self._variants.blueprint(candidate), types)
 
     def _collect(self, needed: Sequence[str]) -> Statistics:
         """At first of all tensors that may be needed, later of those that are."""

@@ -22,6 +22,7 @@ from disttune.quantize.tensor_memory import in_memory, tensor_values, whole_tens
 # What an OrtValue can be made of without a copy in another type; other tensors go into the model itself.
 SHAREABLE = (
     TensorProto.FLOAT,
+    TensorProto.FLOAT16,
     TensorProto.INT8,
     TensorProto.UINT8,
     TensorProto.INT16,

@@ -17,7 +17,7 @@ import cloudpickle
 import onnx
 
 import disttune
-from disttune.config.errors import ModelError
+from disttune.config.errors import InputError, ModelError
 from disttune.config.job import Job, ModelSection
 from disttune.evaluate.data import Feeds, load_feeds
 from disttune.evaluate.evaluators import (
@@ -35,6 +35,7 @@ from disttune.quantize.engine import Engine, EngineSettings, check_recipes, find
 from disttune.quantize.excluded_tensors import excluded_tensors
 from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.graph import prepare, read_model
+from disttune.quantize.half_kernels import lacking_kernels
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.summary import input_specs, summarize
 from disttune.quantize.tensor_memory import TensorMemory
@@ -46,6 +47,7 @@ from disttune.runtime.replica_shelf import ReplicaShelf
 from disttune.runtime.start_messages import Functions, Load
 from disttune.runtime.statistics_work import mapped
 from disttune.space.capability import load_capability
+from disttune.space.space import half_fallbacks, half_ops
 from disttune.space.summary import ModelSummary
 
 OWN_FILES = [p for p in Path(disttune.__file__).parent.iterdir() if p.name != "examples"]
@@ -112,6 +114,7 @@ class JobData:
         if error := too_new(prepared, job.model):
             raise ModelError(f"{job.model.path}, prepared for quantizing, {error}")
         summary = summarize(prepared, original)
+        _check_half_types(job, summary)
         data = cls(
             job, unpacked, n_threads, prepared, summary, feeds, evaluators, directory, original, recorder
         )
@@ -160,6 +163,7 @@ class JobData:
             accuracy_level=quantization.accuracy_level,
             exclude=excluded_tensors(quantization.exclude_tensors or (), self.prepared, self.original),
             shelf=self.shelf,
+            half_ops=half_ops(self.summary, capability, quantization),
             tell=lambda line: sys.stderr.write(f"{line}\n"),  # into the rank's log
         )
         feeds = self.calibration(size).feeds
@@ -262,6 +266,20 @@ def _read_feeds(job: Job, functions: Handed, model: onnx.ModelProto) -> Feeds:
         return Feeds((), None, 0)
     outputs = [o.name for o in model.graph.output]
     return load_feeds(source, job.folder, input_specs(model), max(job.calibration.samples), outputs)
+
+
+def _check_half_types(job: Job, summary: ModelSummary) -> None:
+    """Refuse a float type that the evaluation could not run."""
+    capability, types = load_capability(job.model.target), {op.name: op.op_type for op in summary.ops}
+    held = half_ops(summary, capability, job.quantization)
+    asked = {*held.items(), *half_fallbacks(summary, capability, job.quantization).items()}
+    for kind in sorted({kind for _, kind in asked}):
+        lacking = lacking_kernels({types[op] for op, k in asked if k == kind}, kind, job.model.providers)
+        if lacking:
+            raise InputError(
+                f"[quantization] {kind}: onnxruntime computes no {', '.join(lacking)} in it on "
+                f"{', '.join(job.model.providers)}. Take float16, or leave these ops in float32."
+            )
 
 
 def _make_evaluators(job: Job, functions: Handed, model: onnx.ModelProto) -> tuple[Evaluator, ...]:

@@ -17,6 +17,7 @@ from disttune.config.recipes import RECIPES, RecipeValue
 from disttune.config.schemes import (
     FLOAT_DTYPES,
     GRANULARITIES,
+    HALF_DTYPES,
     QUANTIZED_DTYPES,
     parse_method,
     parse_scheme_method,
@@ -85,6 +86,7 @@ class Capability:
         target: name of the target.
         placement: used where the job says nothing.
         float_types: float types that an op can stay in.
+        half_types: those of 16 bits that it can be computed in where the job asks for it.
         rows: in order of preference.
         recipes: values of recipes where the job says nothing, as far as they are not the usual ones.
         weights_alone: types of weights that it takes beside float activations.
@@ -102,6 +104,7 @@ class Capability:
     one_activation_dtype: bool = False
     saturates: bool = False
     weight_only_format: str = "qdq"
+    half_types: tuple[str, ...] = ()
 
     def methods(self, approach: str) -> frozenset[str]:
         """Names of the threshold methods that some row with this approach has for activations."""
@@ -160,7 +163,7 @@ def parse_capability(text: str, target: str) -> Capability:
     except tomllib.TOMLDecodeError as error:
         raise InternalError(f"{where}: {error}") from error
     optional = {"recipes", "weights_alone", "one_activation_dtype", "saturates", "weight_only_format"}
-    _check_keys(data, {"placement", "float_types", "rows"}, optional, where)
+    _check_keys(data, {"placement", "float_types", "rows"}, optional | {"half_types"}, where)
     rows = _list(data["rows"], dict, f"{where}: rows")
     return Capability(
         target,
@@ -174,6 +177,7 @@ def parse_capability(text: str, target: str) -> Capability:
         _one_of(data.get("one_activation_dtype", False), (False, True), f"{where}: one_activation_dtype"),
         _one_of(data.get("saturates", False), (False, True), f"{where}: saturates"),
         _one_of(data.get("weight_only_format", "qdq"), WEIGHT_ONLY_FORMATS, f"{where}: weight_only_format"),
+        _list(data["half_types"], str, f"{where}: half_types", HALF_DTYPES) if "half_types" in data else (),
     )
 
 

@@ -11,8 +11,10 @@ Pure. Rules:
    nothing would be left, the capability's options stay.
 5. Rows "on request" join the others where a section names something that they alone have; of what no section
    names they bring the values of the op's first row, or where it has none the first of their own.
-6. An op whose weight or activation dtype names float types only stays in float. A float type that the
-   target lacks, there or as fallback, is an error.
+6. An op whose weight or activation dtype names float types only stays in the first of them. A float type
+   that the target lacks, there or as fallback, is an error.
+7. `fallback` names the float type that an op is put back to first, before float32. Any op can be held to a
+   type of 16 bits, also one that has no row.
 
 Source: INC 2.6, merge of `op_type_dict` and `op_name_dict` into the capability. What
 we do differently: the user's order is kept, a choice that only a later row offers is found there,
@@ -45,10 +47,12 @@ class Layer:
     Args:
         key: as the job file writes it, below `quantization`.
         lists: part (one of `PARTS`) to the values listed for it.
+        fallback: float type to go back to; None: it says nothing.
     """
 
     key: str
     lists: Mapping[str, tuple[Any, ...]]
+    fallback: str | None = None
 
 
 @dataclass(slots=True)
@@ -103,13 +107,23 @@ class UserOptions:
     def float_key(self, layers: Sequence[Layer]) -> str | None:
         """Key of the section that leaves an op with these sections in float; None when none does."""
         holds = self._holding(layers)
-        for part in DTYPES:
-            if part in holds and all(v in FLOAT_DTYPES for v in holds[part].lists[part]):
-                for other in holds.keys() - {part}:
-                    self._use(holds[other], other)
-                self._use(holds[part], part)
-                return holds[part].key
-        return None
+        part = _only_floats(holds)
+        if part is None:
+            return None
+        for other in holds:
+            self._use(holds[other], other)
+        return holds[part].key
+
+    def held_in(self, op: OpSummary) -> str | None:
+        """Float type that the sections of an op hold it to; None when they let it be quantized."""
+        holds = self._holding(self.layers(op))
+        part = _only_floats(holds)
+        return None if part is None else str(holds[part].lists[part][0])
+
+    def fallbacks(self, op: OpSummary) -> tuple[str, ...]:
+        """Rule 7: float types that strategies put an op back to, the first to try first."""
+        named = [layer.fallback for layer in self.layers(op) if layer.fallback is not None]
+        return tuple(dict.fromkeys((*named[-1:], "float32")))
 
     def allows(self, op: OpSummary, part: str, value: Any) -> bool:
         """Whether the sections of an op say nothing about a part, or list this value for it."""
@@ -139,7 +153,7 @@ class UserOptions:
 
     def _layer(self, key: str, section: OpOptions) -> Layer:
         found = ((part, _listed(section, part)) for part in PARTS)
-        layer = Layer(key, {part: values for part, values in found if values is not None})
+        layer = Layer(key, {part: values for part, values in found if values is not None}, section.fallback)
         for part, values in layer.lists.items():
             for value in values:
                 self._fates[key, part, value] = _Fate()
@@ -154,8 +168,8 @@ class UserOptions:
         for part, value in asked:
             if value not in self._float_types:
                 raise InputError(
-                    f"[quantization] {layer.key} {part}: ops stay in {' or '.join(self._float_types)} here; "
-                    f'"{value}" is not built. Leave it out or take {self._float_types[0]}.'
+                    f"[quantization] {layer.key} {part}: the target computes float ops in "
+                    f'{" or ".join(self._float_types)}, not in "{value}". Leave it out or take one of these.'
                 )
 
     def _lay(self, layer: Layer, ops: Iterable[OpSummary]) -> None:
@@ -194,6 +208,12 @@ class UserOptions:
             return tuple(rows)
         kept = (_narrowed(row, part, taken) for row in rows)
         return tuple(row for row in kept if row is not None)
+
+
+def _only_floats(holds: Mapping[str, Layer]) -> str | None:
+    """The part that names float types only."""
+    parts = (p for p in DTYPES if p in holds and all(v in FLOAT_DTYPES for v in holds[p].lists[p]))
+    return next(parts, None)
 
 
 def _with_requested(

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.recipes import PREPARING, RECIPES, REDUCE_RANGE, RecipeValue, op_types_of
-from disttune.config.schemes import FLOAT32, METHODS, OpConfig, Scheme
+from disttune.config.schemes import FLOAT32, HALF_DTYPES, METHODS, OpConfig, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.space.candidate import Candidate
 from disttune.space.capability import APPROACHES, WEIGHT_ONLY, Capability, CapabilityRow
@@ -58,7 +59,9 @@ class Space:
             the first.
         alternatives: all values of other recipes that the job lists, for strategies that try them.
         in_float: ops that the job leaves in float in every candidate, with what says so.
-        float_types: that an op can go back to, the one to try first at the front.
+        float_types: that ops can go back to, the one to try first at the front.
+        fallbacks: op name to those of them that it can go back to, where that is not all.
+        half_ops: ops that the job holds to a float type of 16 bits in every candidate, to that type.
         presets: candidates worth an early trial, by name; they may lie outside the space.
         precisions: what else ops can be computed in, by name; their configs may lie outside the space.
         warnings: sentences for the user.
@@ -73,6 +76,8 @@ class Space:
     alternatives: Mapping[str, tuple[RecipeValue, ...]] = field(default_factory=dict)
     in_float: Mapping[str, str] = field(default_factory=dict)
     float_types: tuple[str, ...] = ("float32",)
+    fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    half_ops: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, Candidate] = field(default_factory=dict)
     precisions: Mapping[str, Precision] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -134,8 +139,12 @@ class Space:
         known = [*self.options[op], *(preset.config_of(op) for preset in self.presets.values())]
         known += [p.configs[op] for p in self.precisions.values() if op in p.configs]
         if not config.quantized:
-            return config.float_type in self.float_types or config in known
+            return self.falls_back_to(op, config.float_type) or config in known
         return _without_weight_method(config) in map(_without_weight_method, known) or config in known
+
+    def falls_back_to(self, op: str, float_type: str) -> bool:
+        """Whether a strategy may put an op back into a float type."""
+        return float_type in self.fallbacks.get(op, self.float_types)
 
     def op_wise(self) -> "Space":
         """The product over the ops alone: recipes stay as in the default candidate."""
@@ -143,13 +152,16 @@ class Space:
 
     def describe(self) -> tuple[SpaceRow, ...]:
         """A row for each op type and list of options, in order of first appearance."""
-        kinds = (
-            (self.types[op], self.options.get(op, (FLOAT32,)), self.in_float.get(op)) for op in self.types
-        )
+        kinds = ((self.types[op], self.options.get(op, (FLOAT32,)), self._held(op)) for op in self.types)
         return tuple(
-            SpaceRow(op_type, n, len(options), f"float32 by {key}" if key else _in_words(options))
-            for (op_type, options, key), n in Counter(kinds).items()
+            SpaceRow(op_type, n, len(options), held or _in_words(options))
+            for (op_type, options, held), n in Counter(kinds).items()
         )
+
+    def _held(self, op: str) -> str:
+        """What an op is held to, in words; "" when it can be quantized."""
+        key = self.in_float.get(op)
+        return f"{self.half_ops.get(op, 'float32')} by {key}" if key else ""
 
     @cached_property
     def _tree(self) -> Sum[OpConfig]:
@@ -184,10 +196,13 @@ def build_space(
     rows = capability.select(
         APPROACHES if quantization.approach == "auto" else (quantization.approach,), placement, methods
     )
-    user = UserOptions(summary, quantization.op_types, quantization.op_names, capability.float_types)
+    user = _user_options(summary, capability, quantization)
     options, in_float = _options_by_op(summary, rows, user)
     _check_op_types(quantization, summary)
     recipes = resolve_float_recipes(summary, options, quantization.recipes)
+    held = half_ops(summary, capability, quantization)
+    layers = {op.name: user.layers(op) for op in summary.ops if op.name in held}
+    in_float |= {op: key for op in layers if (key := user.float_key(layers[op]))}
     in_float |= {op: f"recipes.{recipe}" for op, recipe in recipes.fixed.items()}
     options = {op: o for op, o in options.items() if op not in recipes.fixed}
     limits = f'target "{capability.target}" with approach "{quantization.approach}", placement "{placement}"'
@@ -203,7 +218,7 @@ def build_space(
         | ({REDUCE_RANGE: True} if reduce_range else {}),
         _listed(quantization.recipes),
         in_float,
-        tuple(sorted(capability.float_types, key=lambda name: name == "float32")),
+        half_ops=held,
         warnings=(
             *user.warnings(f"{limits} and this engine"),
             *(
@@ -212,6 +227,7 @@ def build_space(
             ),
         ),
     )
+    space = replace(space, **_float_types(summary, space, capability, user))
     alone = {WEIGHT_ONLY} if "int8" in capability.weights_alone else set()
     buildable = frozenset(approaches) - ({WEIGHT_ONLY} - alone)
     if quantization.approach == WEIGHT_ONLY:
@@ -224,18 +240,63 @@ def build_space(
         return space
     dynamic = capability.select(("dynamic",), placement, methods)
     taken = frozenset(methods) & capability.methods("static")
-    return replace(space, presets=_presets(space, summary, quantization, dynamic, taken, buildable))
+    again = _user_options(summary, capability, quantization)  # keeps its own account of what was used
+    return replace(space, presets=_presets(space, summary, again, dynamic, taken, buildable))
+
+
+def half_ops(
+    summary: ModelSummary, capability: Capability, quantization: QuantizationSection
+) -> dict[str, str]:
+    """Ops that a job holds to a float type of 16 bits, to that type.
+
+    Raises:
+        InputError: a key matches no op, or the target lacks the type.
+    """
+    user = _user_options(summary, capability, quantization)
+    held = {op.name: user.held_in(op) for op in summary.ops if op.has_float_data}
+    return {op: kind for op, kind in held.items() if kind in HALF_DTYPES}
+
+
+def half_fallbacks(
+    summary: ModelSummary, capability: Capability, quantization: QuantizationSection
+) -> dict[str, str]:
+    """Ops that strategies may put back to a float type of 16 bits, to that type; raises as `half_ops`."""
+    user = _user_options(summary, capability, quantization)
+    first = {op.name: user.fallbacks(op)[0] for op in summary.ops}
+    return {op: kind for op, kind in first.items() if kind in HALF_DTYPES}
+
+
+def _user_options(
+    summary: ModelSummary, capability: Capability, quantization: QuantizationSection
+) -> UserOptions:
+    types = dict.fromkeys((*capability.float_types, *capability.half_types))
+    return UserOptions(summary, quantization.op_types, quantization.op_names, tuple(types))
+
+
+def _float_types(
+    summary: ModelSummary, space: Space, capability: Capability, user: UserOptions
+) -> dict[str, Any]:
+    """Fields of a space: what the target offers to all ops, and what sections ask for."""
+    usual = sorted(capability.float_types, key=lambda name: name == "float32")
+    ops = {op.name: op for op in summary.ops}
+    asked = {op: user.fallbacks(ops[op]) for op in space.options}
+    halves = dict.fromkeys(kind for kinds in asked.values() for kind in kinds if kind != "float32")
+    if not halves:
+        return {"float_types": tuple(usual)}
+    return {
+        "float_types": tuple(dict.fromkeys((*halves, *usual))),
+        "fallbacks": {op: tuple(dict.fromkeys((*kinds[:-1], *usual))) for op, kinds in asked.items()},
+    }
 
 
 def _presets(
     space: Space,
     summary: ModelSummary,
-    quantization: QuantizationSection,
+    user: UserOptions,
     dynamic: Sequence[CapabilityRow],
     methods: Collection[str],
     approaches: Collection[str],
 ) -> dict[str, Candidate]:
-    user = UserOptions(summary, quantization.op_types, quantization.op_names)  # keeps its own account
     ops = {op.name: op for op in summary.ops}
     options, _ = _options_by_op(summary, dynamic, user)
     return whole_model_presets(

@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from disttune.config.schemes import OpConfig
+from disttune.config.schemes import FLOAT32, OpConfig
 from disttune.space.candidate import Candidate
+from disttune.space.space import Space
 from disttune.strategy.so_far import SoFar
 from disttune.strategy.stage import Probe, Stage, StageResult
 from disttune.strategy.tuning import Tuning
@@ -18,10 +19,16 @@ Stages = Generator[Stage, StageResult, None]
 T = TypeVar("T")
 
 
-def back_in_float(base: Candidate, ops: Iterable[str], float_type: str = "float32") -> Candidate:
-    """The candidate with those of the ops that it quantizes in a float type."""
-    config = OpConfig("float", float_type=float_type)
-    return base.with_configs({op: config for op in ops if base.config_of(op).quantized})
+def back_in_float(space: Space, base: Candidate, ops: Iterable[str], float_type: str) -> Candidate:
+    """The candidate with those of the ops that it quantizes in a float type.
+
+    Of several ops those that cannot go back to this type go to float32.
+    """
+    wanted = OpConfig("float", float_type=float_type)
+    quantized = [op for op in ops if base.config_of(op).quantized]
+    return base.with_configs(
+        {op: wanted if space.falls_back_to(op, float_type) else FLOAT32 for op in quantized}
+    )
 
 
 def alone_then_together(
@@ -40,10 +47,11 @@ def alone_then_together(
         float_type: to fall back to.
         what: of which the groups are, in the names of the stages.
     """
+    groups = _fitting(so_far.space, groups, float_type)
     groups = [g for g in groups if 0 < _n_quantized(base, g) < len(base.quantized_ops)]
     if not groups:
         return
-    singles = [back_in_float(base, group, float_type) for group in groups]
+    singles = [back_in_float(so_far.space, base, group, float_type) for group in groups]
     result = yield from so_far.run(Stage(f"{what} in {float_type} one by one", singles))
     order = [groups[position] for position in result.best_first()]
     yield from together(so_far, base, order, float_type, what, 2)
@@ -67,7 +75,8 @@ def together(
         what: of which the groups are, in the name of the stage.
         first: how many groups at first.
     """
-    candidates = _accumulated(base, order, float_type, first)
+    order = _fitting(so_far.space, order, float_type)
+    candidates = _accumulated(so_far.space, base, order, float_type, first)
     first_candidate = next(candidates, None)
     if first_candidate is None:
         return
@@ -79,9 +88,16 @@ def together(
     yield from so_far.run(Stage(f"{what} in {float_type} together", all_of_them()))
 
 
-def _accumulated(base: Candidate, order: Sequence[Group], float_type: str, first: int) -> Iterator[Candidate]:
+def _fitting(space: Space, groups: Sequence[Group], float_type: str) -> list[Group]:
+    """Those with an op that can go back to this type."""
+    return [group for group in groups if any(space.falls_back_to(op, float_type) for op in group)]
+
+
+def _accumulated(
+    space: Space, base: Candidate, order: Sequence[Group], float_type: str, first: int
+) -> Iterator[Candidate]:
     for n in range(first, len(order) + 1):
-        candidate = back_in_float(base, (op for group in order[:n] for op in group), float_type)
+        candidate = back_in_float(space, base, (op for group in order[:n] for op in group), float_type)
         if not candidate.quantized_ops:
             return
         yield candidate

@@ -66,7 +66,13 @@ class MseV2:
         """Stage 4; `fallen` takes the ops. Returns the row that meets the goal."""
         current = base
         while len(current.quantized_ops) > 1:
-            candidates = {op: back_in_float(current, [op], float_type) for op in current.quantized_ops[::-1]}
+            candidates = {
+                op: back_in_float(so_far.space, current, [op], float_type)
+                for op in current.quantized_ops[::-1]
+                if so_far.space.falls_back_to(op, float_type)
+            }
+            if not candidates:
+                break
             n = len(fallen) + 1
             ranked = yield from self._ranked(tuning, so_far, f"error without op, round {n}", candidates)
             fallen.append(ranked[0])
@@ -76,7 +82,7 @@ class MseV2:
             if result.goal_met:
                 tuning.prefer(result.trials[0])
                 return result.trials[0]
-        tuning.note("ops in float: the end, only one op is left quantized")
+        tuning.note(f"ops in {float_type}: the end, only one op is left quantized, or none can follow")
         return None
 
     def _revert(

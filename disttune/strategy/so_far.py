@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 
 from disttune.space.candidate import Candidate
+from disttune.space.space import Space
 from disttune.strategy.stage import Stage, StageResult
 from disttune.strategy.trial import Trial
 from disttune.strategy.tuning import Tuning
@@ -27,6 +28,11 @@ class SoFar:
         result = yield stage
         self.rows += result.trials
         return result
+
+    @property
+    def space(self) -> Space:
+        """Of the job."""
+        return self._tuning.space
 
     @property
     def best(self) -> Candidate:

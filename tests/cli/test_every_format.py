@@ -1,5 +1,6 @@
 """For every type and format: `best.onnx` in stock onnxruntime gives the very metric of its trial."""
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +141,33 @@ def test_reduced_ranges_and_float_biases_do_too(tmp_path):
     settings = ("quantization.reduce_range=true", "quantization.recipes.quantize_bias=false")
     result = run_job(tmp_path, replace(static(), weight=Scheme("int8", True)), ["Conv", "Gemm"], *settings)
     assert metric_of(tmp_path / "run" / "best.onnx") == result["best"]["metric"]
+
+
+def test_ops_held_to_float16_do_too(tmp_path):
+    result = run_job(tmp_path, static(), ["Conv"], 'quantization.op_types.Gemm.weight.dtype="float16"')
+    path = tmp_path / "run" / "best.onnx"
+    assert metric_of(path) == result["best"]["metric"]
+    assert result["best"]["size_bytes"] == path.stat().st_size
+    types = {t.name: t.data_type for t in onnx.load(path).graph.initializer}
+    assert types["w3_float16"] == TensorProto.FLOAT16
+
+
+def test_ops_that_a_strategy_puts_back_to_float16_do_too(tmp_path):
+    job = write_job(tmp_path)
+    onnx.save(tiny_cnn(), tmp_path / "model.onnx")
+    (tmp_path / "eval.py").write_text(EVALUATION.replace("float(np.abs", "-float(np.abs"))
+    unreachable = ("accuracy.tolerable_loss=-0.5", 'tuning.strategy="mse_v2"', "tuning.max_trials=6")
+    options = (*unreachable, 'quantization.op_types.Conv.fallback="float16"')
+    arguments = [part for s in options for part in ("--set", s)]
+    assert main(["tune", str(job), "-o", str(tmp_path / "run"), *arguments]) == 3
+
+    rows = list(csv.DictReader((tmp_path / "run" / "trials.csv").open()))
+    assert [row["stage"] for row in rows[-2:]] == ["1 op in float16", "2 ops in float16"]
+    best = json.loads((tmp_path / "run" / "result.json").read_text())["best"]
+    assert best["trial"] == int(rows[-1]["trial"])
+    types = [t.data_type for t in onnx.load(tmp_path / "run" / "best.onnx").graph.initializer]
+    assert types.count(TensorProto.FLOAT16) == 4
+    assert -metric_of(tmp_path / "run" / "best.onnx") == best["metric"]
 
 
 def test_accuracy_level_of_a_job_reaches_the_exported_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -45,15 +45,6 @@ def test_asking_for_it_loads_no_onnx():
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_another_float_type_is_refused_by_both_engines(dtype):
-    t = Pair(mlp())
-    candidate = t.candidate({"fc1": static(), "fc2": OpConfig("float", float_type=dtype)})
-    for engine in (t.engine, t.fast):
-        with pytest.raises(TrialError, match=f"op fc2: {dtype} is not built; ops stay in float32"):
-            engine.build(candidate)
-
-
 def test_nothing_quantized_is_the_prepared_model():
     t = Pair(mlp())
     model = t.build_fast({})

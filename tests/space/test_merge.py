@@ -169,15 +169,46 @@ def test_a_dtype_list_of_float_types_leaves_the_op_in_float(tensor: str):
 @pytest.mark.parametrize(
     ("options", "part", "dtype"),
     [
-        ({"activation": {"dtype": ["float16"]}}, "activation.dtype", "float16"),
+        ({"activation": {"dtype": ["bfloat16"]}}, "activation.dtype", "bfloat16"),
         ({"weight": {"dtype": ["float32", "bfloat16"]}}, "weight.dtype", "bfloat16"),
-        ({"fallback": "float16"}, "fallback", "float16"),
+        ({"fallback": "bfloat16"}, "fallback", "bfloat16"),
     ],
 )
 def test_a_float_type_that_the_target_lacks_is_refused(options, part, dtype):
-    told = rf'op_names\.Conv_0 {part}: ops stay in float32 here; "{dtype}" is not built\. Leave it out'
+    told = rf'op_names\.Conv_0 {part}: the target computes float ops in float32 or float16, not in "{dtype}"'
     with pytest.raises(InputError, match=told):
         space(chain("Conv", "MatMul"), op_names={"Conv_0": options})
+
+
+def test_a_section_holds_ops_to_a_float_type_also_those_without_options():
+    held = {"weight": {"dtype": "float16"}}
+    s = space(chain("Conv", "MatMul", "Relu"), op_types={"Conv": held, "Relu": held})
+    assert s.ops == ("MatMul_1",)
+    assert s.half_ops == {"Conv_0": "float16", "Relu_2": "float16"}
+    assert s.in_float == {"Conv_0": "op_types.Conv", "Relu_2": "op_types.Relu"}
+    assert [row.options for row in s.describe() if row.op_type != "MatMul"] == [
+        "float16 by op_types.Conv",
+        "float16 by op_types.Relu",
+    ]
+    assert s.float_types == ("float32",)
+
+
+def test_a_fallback_goes_before_float32_for_its_ops_alone():
+    s = space(
+        chain("Conv", "Conv", "MatMul"),
+        op_types={"Conv": {"fallback": "float16"}},
+        op_names={"Conv_1": {"fallback": "float32"}},
+    )
+    assert s.float_types == ("float16", "float32")
+    assert [s.falls_back_to(op, "float16") for op in s.ops] == [True, False, False]
+    assert all(s.falls_back_to(op, "float32") for op in s.ops)
+    assert s.options == space(chain("Conv", "Conv", "MatMul")).options
+    assert s.allows("Conv_0", OpConfig("float", float_type="float16"))
+    assert not s.allows("Conv_1", OpConfig("float", float_type="float16"))
+
+
+def test_nothing_is_put_back_to_another_type_than_float32_unasked():
+    assert space(chain("Conv", "MatMul")).float_types == ("float32",)
 
 
 def test_a_float_type_beside_integer_types_takes_no_op_out():

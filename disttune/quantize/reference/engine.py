@@ -15,7 +15,6 @@ from disttune.quantize.engine import (
     RESOLVED_RECIPES,
     WRITTEN_RECIPES,
     EngineSettings,
-    check_float_types,
     register_engine,
 )
 from disttune.space.candidate import Candidate
@@ -46,12 +45,15 @@ class ReferenceEngine:
     ):
         if settings.exclude:
             raise InputError('engine "reference" has no quantization.exclude_tensors; engine "fast" has.')
+        from disttune.quantize.half_ops import HalfOps
         from disttune.quantize.reference.builder import Builder
         from disttune.quantize.tensor_memory import whole_model
 
+        self._halves = HalfOps(settings)
         self._builder = Builder(whole_model(prepared), summary, feeds, settings)
 
     def build(self, candidate: Candidate) -> ModelProto:
         """See `Engine.build`. A candidate that quantizes nothing gives the prepared model."""
-        check_float_types(candidate)
-        return self._builder.build(candidate)
+        types = self._halves.types(candidate)
+        model = self._builder.build(candidate)
+        return self._halves.in_model(model, types)
