@@ -149,8 +149,9 @@ def _source(thing: Any) -> bytes:
         thing = type(thing)
     try:
         if thing.__name__ != "<lambda>":
-            source = thing if isinstance(thing, type) else thing.__code__  # a wrapper's own, not the wrapped
-            return textwrap.dedent(inspect.getsource(source)).encode()
+            # a wrapper's own code, not that of the wrapped
+            lines = inspect.getsource(thing) if isinstance(thing, type) else _lines_of(thing.__code__)
+            return textwrap.dedent(lines).encode()
     except (OSError, TypeError):
         pass
     if isinstance(thing, FunctionType):
@@ -158,6 +159,14 @@ def _source(thing: Any) -> bytes:
     code = [(n, _source(v)) for n, v in vars(thing).items() if isinstance(v, FunctionType)]
     plain = [(n, v) for n, v in vars(thing).items() if isinstance(v, PLAIN) and not n.startswith("__")]
     return repr((code, plain)).encode("utf-8", "surrogatepass")
+
+
+def _lines_of(code: CodeType) -> str:
+    """As `inspect.getsource`, which first goes through every imported module to find the file."""
+    lines = linecache.getlines(code.co_filename)
+    if len(lines) < code.co_firstlineno:
+        return inspect.getsource(code)
+    return "".join(inspect.getblock(lines[code.co_firstlineno - 1 :]))
 
 
 def _code(code: CodeType) -> bytes:

@@ -20,7 +20,8 @@ from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.devices import with_devices
 from disttune.quantize.export import save_model
 from disttune.quantize.freed_memory import give_back_freed
-from disttune.quantize.shared_tensors import SharedTensors, give_to_session, give_without_copies
+from disttune.quantize.session_values import give_to_session, give_without_copies
+from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.tensor_memory import in_memory, whole_model
 

@@ -52,8 +52,10 @@ def describe_tensor(tensor: TensorProto) -> bytes:
     Raises:
         InternalError: it lies in a file.
     """
+    if in_memory(tensor) and (known := known_description(tensor)) is not None:
+        return known
     if in_memory(tensor):
-        return known_description(tensor)
+        return describe_values(raw_values(tensor), tensor.data_type, tensor.dims)
     if tensor.data_location == TensorProto.EXTERNAL:
         raise InternalError(f'tensor "{tensor.name}" lies in a file; load the external data first')
     if tensor.data_type == TensorProto.STRING:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from disttune.quantize.digest import serialize
-from disttune.quantize.shared_tensors import give_to_session, session_model
+from disttune.quantize.session_values import give_to_session, session_model
 
 Feed = Mapping[str, NDArray[Any]]
 # A change of the float graph is taken back from here on; rounding alone leaves 1e-6.

@@ -14,6 +14,7 @@ from onnx import GraphProto, ModelProto, TensorProto
 
 from disttune.config.errors import RunDirectoryError
 from disttune.quantize.digest import serialize
+from disttune.quantize.protobuf_fields import field_head
 from disttune.quantize.size import LARGE_BYTES, field_bytes, model_bytes, tensor_bytes
 from disttune.quantize.tensor_memory import (
     copy_field,
@@ -81,13 +82,14 @@ def _write_whole(model: ModelProto, file: BinaryIO) -> None:
     graph_before, graph_after = _around(model.graph, "initializer")
     tensors = model.graph.initializer
     n_bytes = sum(field_bytes(tensor_bytes(tensor)) for tensor in tensors)
-    file.write(before + _head(_GRAPH_FIELD, len(graph_before) + n_bytes + len(graph_after)) + graph_before)
+    head = field_head(_GRAPH_FIELD, len(graph_before) + n_bytes + len(graph_after))
+    file.write(before + head + graph_before)
     for tensor in tensors:
-        file.write(_head(_INITIALIZER_FIELD, tensor_bytes(tensor)))
+        file.write(field_head(_INITIALIZER_FIELD, tensor_bytes(tensor)))
         if in_memory(tensor):
             named = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
             file.write(named.SerializeToString(deterministic=True))
-            file.write(_head(_RAW_DATA_FIELD, n_value_bytes(tensor)))
+            file.write(field_head(_RAW_DATA_FIELD, n_value_bytes(tensor)))
             file.write(raw_values(tensor).data)
         else:
             file.write(tensor.SerializeToString(deterministic=True))
@@ -103,15 +105,6 @@ def _around(message: ModelProto | GraphProto, middle: str) -> tuple[bytes, bytes
             copy_field(parts[field.number > number], field.name, value)
     before, after = (part.SerializeToString(deterministic=True) for part in parts)
     return before, after
-
-
-def _head(field: int, n_bytes: int) -> bytes:
-    """Tag and length of a field of bytes."""
-    encoded = bytearray([field << 3 | 2])
-    while n_bytes >= 0x80:
-        encoded.append(n_bytes & 0x7F | 0x80)
-        n_bytes >>= 7
-    return bytes([*encoded, n_bytes])
 
 
 def _write_tensors(model: ModelProto, file: BinaryIO, location: str) -> ModelProto:

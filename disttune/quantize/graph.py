@@ -17,6 +17,7 @@ from disttune.quantize.batch_norm import fold_batch_norms
 from disttune.quantize.digest import describe_values
 from disttune.quantize.freed_memory import give_back_pages
 from disttune.quantize.gemm_to_matmul import split_gemms
+from disttune.quantize.onnx_file import parse_onnx
 from disttune.quantize.preprocess import first_line, preprocess
 from disttune.quantize.size import LARGE_BYTES
 from disttune.quantize.sources import name_nodes
@@ -25,6 +26,8 @@ from disttune.quantize.tensor_memory import (
     TensorMemory,
     in_memory,
     n_value_bytes,
+    put_beside,
+    whole_tensor,
     without_values,
 )
 from disttune.quantize.topology import all_nodes, all_tensors, default_opset, drop_unused_opsets
@@ -73,23 +76,23 @@ def read_model(path: Path, memory: TensorMemory | None = None) -> ModelProto:
 
     Args:
         path: of the .onnx file.
-        memory: external data of a large model stays in its files, which this maps; None: it is read.
+        memory: holds the values of large initializers; external data of a large model stays in its files,
+            which this maps. None: all values are in the model.
     Raises:
         ModelError: missing, a directory, empty, not ONNX, external data missing, or as `check_model`.
     """
     if path.is_dir():
         raise ModelError(f"model {path} is a directory. Give the .onnx file itself.")
     try:
-        data = path.read_bytes()
+        if path.stat().st_size == 0:
+            raise ModelError(f"model {path} is empty (0 bytes). Export or copy it again.")
+        model = _parsed(path, memory)
     except FileNotFoundError:
         raise ModelError(
             f"model {path} does not exist. Check model.path (relative to the job file)."
         ) from None
     except OSError as error:
         raise ModelError(f"model {path} cannot be read: {error.strerror}.") from None
-    if not data:
-        raise ModelError(f"model {path} is empty (0 bytes). Export or copy it again.")
-    model = _parse(data, path)
     _load_external_data(model, path, memory)
     check_model(model, f"model {path}")
     return model
@@ -138,13 +141,14 @@ def prepare(
         model: a checked model; it is not changed.
         warn: called with one line for every step that was changed or left out.
         directory: for temporary files; by default the system's. Nothing stays in it.
-        large_bytes: models from this size on go through files with external data.
+        large_bytes: with weights from this size on, the graph is optimized without their values.
         recipes: `graph_optimization_level` and `gemm_to_matmul` count; left out, they are as usual.
     Raises:
         ModelError: the opset is too old and cannot be raised, or onnxruntime cannot load the model.
     """
-    started = ModelProto()
-    started.CopyFrom(model)
+    memory = TensorMemory()
+    given = {tensor.name for tensor in model.graph.initializer if in_memory(tensor)}
+    started = put_beside(model, memory)
     _make_initializers_constant(started)
     started = _raise_opset(started, warn)
     settings = {name: (recipes or {}).get(name, RECIPES[name].default) for name in PREPARING}
@@ -154,12 +158,17 @@ def prepare(
         prepared = split_gemms(prepared)
     drop_unused_opsets(prepared)
     name_nodes(prepared, model)
+    for tensor in prepared.graph.initializer:
+        if tensor.name not in given:
+            tensor.CopyFrom(whole_tensor(tensor))
     return prepared
 
 
-def _parse(data: bytes, path: Path) -> ModelProto:
+def _parsed(path: Path, memory: TensorMemory | None) -> ModelProto:
     try:
-        model: ModelProto = ModelProto.FromString(data)
+        model = ModelProto.FromString(path.read_bytes()) if memory is None else parse_onnx(path, memory)
+    except OSError:
+        raise
     except Exception:  # protobuf's DecodeError; not imported, because protobuf is onnx's dependency, not ours
         raise ModelError(f"model {path} is not an ONNX file. Export the network as ONNX.") from None
     if not model.HasField("graph"):
@@ -170,7 +179,7 @@ def _parse(data: bytes, path: Path) -> ModelProto:
 def _load_external_data(model: ModelProto, path: Path, memory: TensorMemory | None) -> None:
     n_bytes = 0
     for tensor in all_tensors(model.graph):
-        if not external_data_helper.uses_external_data(tensor):
+        if not external_data_helper.uses_external_data(tensor) or in_memory(tensor):
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
@@ -204,7 +213,8 @@ def _map_external_data(model: ModelProto, path: Path, memory: TensorMemory) -> N
     for tensor in model.graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         n_bytes = n_value_bytes(tensor) if tensor.data_type != TensorProto.STRING else 0
-        if not external_data_helper.uses_external_data(tensor) or n_bytes < SMALLEST_BYTES:
+        is_in_file = external_data_helper.uses_external_data(tensor) and not in_memory(tensor)
+        if not is_in_file or n_bytes < SMALLEST_BYTES:
             continue
         location, offset = entries["location"], int(entries.get("offset", 0))
         if location not in files:

@@ -1,130 +1,173 @@
 """onnxruntime's preparation for quantization: shapes, constant folding, fusion of affine layers.
 
-`quant_pre_process` with what it lacks: it leaves files in the working directory when its symbolic shape
-inference fails, and goes on without a word (except to the log) when the optimizer does.
+What `quant_pre_process` of onnxruntime does, without its copies of the weights: they stand beside the model,
+are shown to the optimizer, and come back from it only where it made new ones. Symbolic shape inference, which
+takes a second and often fails, comes in only where onnxruntime and onnx leave shapes open.
 """
 
-import math
+import contextlib
+import os
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
 import onnxruntime
-from onnx import ModelProto, TensorProto, helper
-from onnxruntime.quantization import quant_pre_process
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+from onnx import ModelProto, TensorProto, ValueInfoProto, external_data_helper, helper
 
 from disttune.config.errors import ModelError
 from disttune.quantize.activation_fusions import take_apart
 from disttune.quantize.quiet import quiet_onnxruntime
-from disttune.quantize.size import model_bytes
-from disttune.quantize.tensor_memory import in_memory, n_value_bytes, without_initializers, without_values
-from disttune.quantize.topology import read_names
+from disttune.quantize.session_values import give_to_session, session_model
+from disttune.quantize.tensor_memory import (
+    SMALLEST_BYTES,
+    in_memory,
+    n_value_bytes,
+    without_initializers,
+    without_values,
+)
+from disttune.quantize.topology import all_tensors, read_names
 
-_VALUE_FIELDS = frozenset(f.name for f in TensorProto.DESCRIPTOR.fields if f.name.endswith("_data"))
+_LEVELS = {
+    "ENABLE_BASIC": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "ENABLE_EXTENDED": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
 _INT_MAX = 2**31 - 1  # default of quant_pre_process: from here on a slice's end means "to the end"
+_SAVED, _SAVED_VALUES = "optimized.onnx", "optimized.onnx.data"
+
+Warn = Callable[[str], None]
 
 
 def preprocess(
-    model: ModelProto,
-    warn: Callable[[str], None],
-    directory: Path | None,
-    large_bytes: int,
-    level: str = "ENABLE_BASIC",
+    model: ModelProto, warn: Warn, directory: Path | None, large_bytes: int, level: str = "ENABLE_BASIC"
 ) -> ModelProto:
     """Infer shapes and optimize, leaving out what fails.
 
     Args:
-        model: may be changed.
+        model: its large tensors in memory.
         warn: called with one line for each step left out.
         directory: for temporary files.
-        large_bytes: from this size on, files have external data.
+        large_bytes: with weights from this size on, the optimizer does not see their values.
         level: of onnxruntime's graph optimization: "DISABLE_ALL", "ENABLE_BASIC" or "ENABLE_EXTENDED".
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
-    if any(map(in_memory, model.graph.initializer)):
-        return without_values(model, lambda light: _without_weights(light, warn, level))
-    inferred = _with_symbolic_shapes(model, warn)
-    with tempfile.TemporaryDirectory(prefix="disttune-prepare-", dir=directory) as name:
-        folder = Path(name)
-        large = model_bytes(inferred) >= large_bytes
-        source = folder / "model.onnx"
-        onnx.save_model(inferred, source, save_as_external_data=large, location="model.onnx.data")
+    n_bytes = sum(n_value_bytes(tensor) for tensor in model.graph.initializer if in_memory(tensor))
+    is_large = n_bytes >= large_bytes
+    if is_large:
+        warn(
+            f"the model is large: {n_bytes / 1e9:.1f} GB of weights were left as they are while the graph "
+            "was optimized (what is computed from them alone stays in the graph)"
+        )
+    left_out: list[str] = []
+    prepared = _prepared(model, left_out.append, directory, level, is_large)
+    if not _has_all_shapes(prepared):
+        inferred = _with_symbolic_shapes(model, warn)
+        if inferred is not None:
+            left_out.clear()
+            prepared = _prepared(inferred, left_out.append, directory, level, is_large)
+    for line in left_out:
+        warn(line)
+    return prepared
+
+
+def _prepared(
+    model: ModelProto, warn: Warn, directory: Path | None, level: str, is_large: bool
+) -> ModelProto:
+    optimized = model
+    if level == "DISABLE_ALL":
+        _check_opens(model, is_large)
+    else:
         try:
-            if level == "ENABLE_EXTENDED":
-                return _optimized(_extended(source, large), folder / "optimized.onnx", large, skip=True)
-            if level == "ENABLE_BASIC":
-                return _optimized(source, folder / "optimized.onnx", large, skip=False)
-            _check_loads(source)
-        except _StepError as failure:
-            _check_loads(source)
-            warn(f"onnxruntime's graph optimization was left out: {failure}")
-        try:
-            return _optimized(source, folder / "inferred.onnx", large, skip=True)
-        except _StepError as failure:
-            raise ModelError(f"onnx cannot infer the model's shapes: {failure}. Export it again.") from None
-
-
-class _StepError(Exception):
-    pass
-
-
-def _without_weights(model: ModelProto, warn: Callable[[str], None], level: str) -> ModelProto:
-    """Prepare a model some of whose initializers have no values: the optimizer sees them as inputs."""
-    n_bytes = sum(n_value_bytes(t) for t in model.graph.initializer if _is_empty(t))
-    warn(
-        f"the model is large: {n_bytes / 1e9:.1f} GB of weights were left as they are while the graph was "
-        "optimized (what is computed from them alone stays in the graph)"
-    )
-    inferred = _with_symbolic_shapes(model, warn)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    optimized = inferred
+            with _temporary_folder(directory) as folder, quiet_onnxruntime(folder):
+                optimize = _optimized_around if is_large else _optimized
+                optimized = optimize(model, level, folder)
+        except Exception as error:
+            _check_opens(model, is_large)
+            warn(f"onnxruntime's graph optimization was left out: {first_line(error)}")
     try:
-        if level != "DISABLE_ALL":
-            optimized = _optimized_around(inferred, options)
+        return without_values(take_apart(optimized), onnx.shape_inference.infer_shapes)
     except Exception as error:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        _check_opens(_with_weights_as_inputs(inferred).SerializeToString(), options)
-        warn(f"onnxruntime's graph optimization was left out: {first_line(error)}")
-    try:
-        shaped: ModelProto = onnx.shape_inference.infer_shapes(optimized)
-    except Exception as error:
-        raise ModelError(
-            f"onnx cannot infer the model's shapes: {first_line(error)}. Export it again."
-        ) from None
-    return shaped
+        text = first_line(error)
+        raise ModelError(f"onnx cannot infer the model's shapes: {text}. Export it again.") from None
 
 
-def _optimized_around(model: ModelProto, options: onnxruntime.SessionOptions) -> ModelProto:
-    """The model as onnxruntime optimizes it, with the initializers that have no values."""
-    empty = {tensor.name: tensor for tensor in model.graph.initializer if _is_empty(tensor)}
-    with tempfile.TemporaryDirectory(prefix="disttune-prepare-") as folder:
-        target = Path(folder) / "optimized.onnx"
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(target)
-        data = _with_weights_as_inputs(model).SerializeToString()
-        try:
-            onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-            optimized = onnx.load(target)
-        finally:
-            options.optimized_model_filepath = ""
-    inputs = [value for value in optimized.graph.input if value.name not in empty]
+# The optimizer
+
+
+def _optimized(model: ModelProto, level: str, folder: Path) -> ModelProto:
+    """As onnxruntime optimizes it; a tensor that it saves under the name that it had has not changed."""
+    light = _saved_by_onnxruntime(model, level, folder, keeps_values=False)
+    known = {tensor.name: tensor for tensor in model.graph.initializer}
+    if any(_is_elsewhere(tensor) and not _is_same(tensor, known) for tensor in all_tensors(light.graph)):
+        light = _saved_by_onnxruntime(model, level, folder, keeps_values=True)
+    for tensor in light.graph.initializer:
+        if _is_same(tensor, known):
+            tensor.CopyFrom(known[tensor.name])
+    for tensor in all_tensors(light.graph):
+        if _is_elsewhere(tensor):
+            external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+    return light
+
+
+def _saved_by_onnxruntime(model: ModelProto, level: str, folder: Path, keeps_values: bool) -> ModelProto:
+    """The optimized model; large tensors are in a file beside it, or nowhere."""
+    values_file = folder / _SAVED_VALUES
+    if keeps_values:
+        values_file.unlink(missing_ok=True)
+    else:
+        values_file.symlink_to(os.devnull)
+    named, values = session_model(model)
+    options = _session_options(level)
+    options.optimized_model_filepath = str(folder / _SAVED)
+    entries = {
+        "optimized_model_external_initializers_file_name": _SAVED_VALUES,
+        "optimized_model_external_initializers_min_size_in_bytes": str(SMALLEST_BYTES),
+        "disable_prepacking": "1",
+    }
+    for key, value in entries.items():
+        options.add_session_config_entry(f"session.{key}", value)
+    give_to_session(values, options, cpu=False)
+    onnxruntime.InferenceSession(named.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / _SAVED, load_external_data=False)
+
+
+def _is_same(tensor: TensorProto, known: dict[str, TensorProto]) -> bool:
+    """Whether a saved tensor without values is one that the model had."""
+    before = known.get(tensor.name)
+    if before is None or not _is_elsewhere(tensor):
+        return False
+    return before.data_type == tensor.data_type and tuple(before.dims) == tuple(tensor.dims)
+
+
+def _is_elsewhere(tensor: TensorProto) -> bool:
+    return tensor.data_location == TensorProto.EXTERNAL and not in_memory(tensor)
+
+
+def _optimized_around(model: ModelProto, level: str, folder: Path) -> ModelProto:
+    """The model as onnxruntime optimizes it when weights are inputs: it does not copy them."""
+    beside = {tensor.name: tensor for tensor in model.graph.initializer if in_memory(tensor)}
+    options = _session_options(level)
+    options.optimized_model_filepath = str(folder / _SAVED)
+    data = _with_weights_as_inputs(model).SerializeToString()
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(folder / _SAVED)
+    inputs = [value for value in optimized.graph.input if value.name not in beside]
     del optimized.graph.input[:]
     optimized.graph.input.extend(inputs)
     used = {name for node in optimized.graph.node for name in read_names(node)}
     used.update(value.name for value in optimized.graph.output)
-    optimized.graph.initializer.extend(tensor for name, tensor in empty.items() if name in used)
+    optimized.graph.initializer.extend(tensor for name, tensor in beside.items() if name in used)
     return optimized
 
 
 def _with_weights_as_inputs(model: ModelProto) -> ModelProto:
     changed = without_initializers(model)
     for tensor in model.graph.initializer:
-        if _is_empty(tensor):
+        if in_memory(tensor):
             changed.graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
@@ -133,88 +176,86 @@ def _with_weights_as_inputs(model: ModelProto) -> ModelProto:
     return changed
 
 
-def _is_empty(tensor: TensorProto) -> bool:
-    """Whether a tensor has a type and a shape, but no values."""
-    fields = {field.name for field, _ in tensor.ListFields()}
-    return math.prod(tensor.dims) > 0 and not fields.intersection(_VALUE_FIELDS)
-
-
-def _with_symbolic_shapes(model: ModelProto, warn: Callable[[str], None]) -> ModelProto:
-    # `SymbolicShapeInference.infer_shapes` without its last step, which on failure writes the whole model
-    # into the working directory.
+def _check_opens(model: ModelProto, is_large: bool) -> None:
+    """Tell a model that onnxruntime cannot run at all from one that it cannot optimize."""
+    options = _session_options("DISABLE_ALL")
+    if is_large:
+        data = _with_weights_as_inputs(model).SerializeToString()
+    else:
+        named, values = session_model(model)
+        give_to_session(values, options, cpu=False)
+        data = named.SerializeToString()
     try:
         with quiet_onnxruntime():
-            inference = SymbolicShapeInference(_INT_MAX, auto_merge=False, guess_output_rank=False, verbose=0)
-            inference._preprocess(model)
-            complete = False
-            while inference.run_:
-                complete = inference._infer_impl()
-            inference._update_output_from_vi()
+            onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(
+            f"onnxruntime cannot load the model: {first_line(error)}. Check it with onnxruntime alone."
+        ) from None
+
+
+def _session_options(level: str) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = _LEVELS.get(level, onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    return options
+
+
+@contextlib.contextmanager
+def _temporary_folder(directory: Path | None) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="disttune-prepare-", dir=directory) as name:
+        yield Path(name)
+
+
+# Shapes
+
+
+def _has_all_shapes(model: ModelProto) -> bool:
+    """Whether every tensor that a node makes has a shape, each dimension a number or a name."""
+    graph = model.graph
+    shaped = {value.name for value in (*graph.value_info, *graph.output) if _has_shape(value)}
+    return all(name in shaped for node in graph.node for name in node.output if name)
+
+
+def _has_shape(value: ValueInfoProto) -> bool:
+    if not value.type.HasField("tensor_type"):
+        return True
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and all(d.WhichOneof("value") for d in tensor.shape.dim)
+
+
+def _with_symbolic_shapes(model: ModelProto, warn: Warn) -> ModelProto | None:
+    """The model with what symbolic shape inference finds; None where that fails."""
+    # imported only here: sympy takes longer than most preparations
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    def infer(light: ModelProto) -> ModelProto:
+        # `SymbolicShapeInference.infer_shapes` without its last step, which on failure writes the whole
+        # model into the working directory
+        inference = SymbolicShapeInference(_INT_MAX, auto_merge=False, guess_output_rank=False, verbose=0)
+        inference._preprocess(light)
+        complete = False
+        while inference.run_:
+            complete = inference._infer_impl()
+        inference._update_output_from_vi()
+        if not complete:
+            raise _UnfinishedError
+        inferred: ModelProto = inference.out_mp_
+        return inferred
+
+    try:
+        with quiet_onnxruntime():
+            return without_values(model, infer)
+    except _UnfinishedError:
+        warn("symbolic shape inference was left out: it could not infer every shape")
     except Exception as error:  # sympy, KeyError, AssertionError ...: it is not robust
         warn(f"symbolic shape inference was left out ({type(error).__name__}: {first_line(error)})")
-        return model
-    if not complete:
-        warn("symbolic shape inference was left out: it could not infer every shape")
-        return model
-    inferred: ModelProto = inference.out_mp_
-    return inferred
+    return None
 
 
-def _optimized(source: Path, target: Path, large: bool, skip: bool) -> ModelProto:
-    try:
-        with quiet_onnxruntime(source.parent) as errors:
-            quant_pre_process(
-                str(source),
-                str(target),
-                skip_optimization=skip,
-                skip_symbolic_shape=True,
-                save_as_external_data=large,
-                all_tensors_to_one_file=True,
-                external_data_location=target.name + ".data",
-            )
-    except Exception as error:
-        raise _StepError(first_line(error)) from None
-    if errors:
-        raise _StepError(errors[-1].strip().splitlines()[-1])
-    return onnx.load(target)
-
-
-def _extended(source: Path, large: bool) -> Path:
-    """The model with the fusions of onnxruntime that have operators of its own."""
-    target = source.with_name("extended.onnx")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(target)
-    if large:
-        key = "session.optimized_model_external_initializers_file_name"
-        options.add_session_config_entry(key, target.name + ".data")
-    try:
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _StepError(first_line(error)) from None
-    apart = source.with_name("apart.onnx")
-    location = apart.name + ".data"
-    onnx.save_model(take_apart(onnx.load(target)), apart, save_as_external_data=large, location=location)
-    return apart
-
-
-def _check_loads(source: Path) -> None:
-    """Tell a model that onnxruntime cannot run at all from one that it cannot optimize."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    _check_opens(str(source), options)
-
-
-def _check_opens(source: str | bytes, options: onnxruntime.SessionOptions) -> None:
-    try:
-        onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        cause = first_line(error).rpartition(f"{source!s} failed:")[2]
-        raise ModelError(
-            f"onnxruntime cannot load the model: {cause}. Check it with onnxruntime alone."
-        ) from None
+class _UnfinishedError(Exception):
+    pass
 
 
 def first_line(error: BaseException, max_length: int = 300) -> str:

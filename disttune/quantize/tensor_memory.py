@@ -40,7 +40,12 @@ class TensorMemory:
         self._arrays: list[Bytes] = []
 
     def tensor(
-        self, values: NDArray[Any], data_type: int, dims: tuple[int, ...], description: bytes, name: str = ""
+        self,
+        values: NDArray[Any],
+        data_type: int,
+        dims: tuple[int, ...],
+        description: bytes | None,
+        name: str = "",
     ) -> TensorProto:
         """A tensor whose values stand in this array.
 
@@ -48,7 +53,7 @@ class TensorMemory:
             values: contiguous, in ONNX's order of bytes; never written to from now on.
             data_type: of ONNX.
             dims: shape.
-            description: what `digest.describe_tensor` gives for it.
+            description: what `digest.describe_tensor` gives for it; None: it is found out when asked for.
         """
         array: Bytes = values.reshape(-1).view(np.uint8)
         location = f"{_LOCATION}{next(_numbers)}"
@@ -56,11 +61,10 @@ class TensorMemory:
         _held[location] = array
         tensor = TensorProto(name=name, data_type=data_type, dims=dims)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, text in (
-            ("location", location),
-            ("length", str(array.nbytes)),
-            (_DESCRIPTION, description.hex()),
-        ):
+        entries = {"location": location, "length": str(array.nbytes)}
+        if description is not None:
+            entries[_DESCRIPTION] = description.hex()
+        for key, text in entries.items():
             tensor.external_data.add(key=key, value=text)
         return tensor
 
@@ -70,9 +74,9 @@ def in_memory(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL and _entry(tensor, "location").startswith(_LOCATION)
 
 
-def known_description(tensor: TensorProto) -> bytes:
+def known_description(tensor: TensorProto) -> bytes | None:
     """Of a tensor in memory: what its maker said its description is."""
-    return bytes.fromhex(_entry(tensor, _DESCRIPTION))
+    return bytes.fromhex(_entry(tensor, _DESCRIPTION)) or None
 
 
 def n_value_bytes(tensor: TensorProto) -> int:
@@ -119,6 +123,18 @@ def whole_model(model: ModelProto) -> ModelProto:
     copy = without_initializers(model)
     copy.graph.initializer.extend(map(whole_tensor, model.graph.initializer))
     return copy
+
+
+def put_beside(model: ModelProto, memory: TensorMemory) -> ModelProto:
+    """A copy whose large initializers stand in memory, the values of those that did not being copied."""
+    light = without_initializers(model)
+    for tensor in model.graph.initializer:
+        is_string = tensor.data_type == TensorProto.STRING
+        if not in_memory(tensor) and not is_string and n_value_bytes(tensor) >= SMALLEST_BYTES:
+            values, dims = raw_values(tensor), tuple(tensor.dims)
+            tensor = memory.tensor(values, tensor.data_type, dims, None, tensor.name)
+        light.graph.initializer.append(tensor)
+    return light
 
 
 def without_values(model: ModelProto, change: Callable[[ModelProto], ModelProto]) -> ModelProto:

@@ -10,7 +10,8 @@ from onnx import helper
 
 from disttune.config.errors import ModelError
 from disttune.quantize.digest import model_digest, serialize
-from disttune.quantize.graph import prepare
+from disttune.quantize.graph import prepare, read_model
+from disttune.quantize.tensor_memory import TensorMemory, in_memory, whole_model
 from tests.models import (
     Graph,
     attention,
@@ -34,8 +35,8 @@ def outputs(model: onnx.ModelProto, inputs: list[dict[str, np.ndarray]]) -> list
 
 def no_inference_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let symbolic shape inference fail as it does on many transformers: unfinished."""
-    name = "onnxruntime.tools.symbolic_shape_infer.SymbolicShapeInference._update_output_from_vi"
-    monkeypatch.setattr(name, lambda self: 1 / 0)
+    name = "onnxruntime.tools.symbolic_shape_infer.SymbolicShapeInference._infer_impl"
+    monkeypatch.setattr(name, lambda self, *_: 1 / 0)
 
 
 @pytest.mark.parametrize("make", MODELS)
@@ -74,20 +75,60 @@ def test_two_preparations_give_the_same_bytes_also_with_another_hash_seed():
     assert serialize(prepare(attention())) == serialize(prepare(attention()))
 
 
-def test_a_large_model_goes_through_files_with_external_data(tmp_path):
-    through_files = prepare(tiny_cnn(), directory=tmp_path, large_bytes=0)
-    assert model_digest(through_files) == model_digest(prepare(tiny_cnn()))
+def test_weights_of_a_large_model_are_left_as_they_are(tmp_path):
+    told: list[str] = []
+    around = prepare(tiny_cnn(), told.append, directory=tmp_path, large_bytes=0)
+    assert model_digest(around) == model_digest(prepare(tiny_cnn()))
+    assert told[0].startswith("the model is large: 0.0 GB of weights were left as they are")
     assert list(tmp_path.iterdir()) == []
+
+
+def open_shapes() -> onnx.ModelProto:
+    """What its Reshape makes has any number of dimensions."""
+    g = Graph()
+    rows = g.node("Reshape", "x", "shape")
+    g.node("Relu", rows, output="y")
+    shape = helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, ["R"])
+    return g.model([value("x", ["N", 4]), shape], [value("y", None)])
 
 
 def test_unfinished_shape_inference_is_told_and_leaves_no_file(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    expected = model_digest(prepare(open_shapes()))
     no_inference_for(monkeypatch)
     told: list[str] = []
-    prepared = prepare(attention(), told.append, tmp_path)
+    prepared = prepare(open_shapes(), told.append, tmp_path)
     assert told == ["symbolic shape inference was left out (ZeroDivisionError: division by zero)"]
-    assert model_digest(prepared) == model_digest(prepare(attention()))
+    assert model_digest(prepared) == expected
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_model_whose_shapes_are_known_needs_no_symbolic_inference(make, monkeypatch):
+    no_inference_for(monkeypatch)
+    told: list[str] = []
+    prepare(make(), told.append)
+    assert told == []
+
+
+def test_weights_that_the_optimizer_folds_come_back_changed_and_others_as_they_were(tmp_path):
+    """Against the same model with its weights in its messages, whose values onnxruntime is given whole."""
+    g = Graph()
+    doubled = g.node("Add", g.weight("left", 96, 96), "left", name="double", output="doubled")
+    h = g.node("MatMul", "x", doubled, name="first")
+    g.node("MatMul", h, g.weight("right", 96, 96), name="second", output="y")
+    model = g.model([value("x", ["N", 96])], [value("y", ["N", 96])])
+    onnx.save(model, tmp_path / "m.onnx")
+    memory = TensorMemory()
+
+    prepared = prepare(read_model(tmp_path / "m.onnx", memory))
+
+    assert {t.name: in_memory(t) for t in prepared.graph.initializer} == {"doubled": False, "right": True}
+    assert [n.name for n in prepared.graph.node] == ["first", "second"]
+    for expected, found in zip(
+        outputs(model, feeds(model)), outputs(whole_model(prepared), feeds(model)), strict=True
+    ):
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_model_that_onnxruntime_cannot_run_is_refused(capfd):

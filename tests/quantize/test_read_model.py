@@ -147,7 +147,7 @@ def test_external_data_of_a_large_model_is_mapped_and_not_read(tmp_path, monkeyp
 
     assert [in_memory(t) for t in model.graph.initializer] == [True, False]
     warnings: list[str] = []
-    prepared = prepare(model, warnings.append)
+    prepared = prepare(model, warnings.append, large_bytes=10_000)
     assert (model_digest(model), model_digest(prepared)) == expected
     assert warnings == [
         "the model is large: 0.0 GB of weights were left as they are while the graph was optimized "

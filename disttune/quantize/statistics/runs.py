@@ -17,7 +17,7 @@ from disttune.config.errors import ModelError
 from disttune.quantize.devices import with_devices
 from disttune.quantize.freed_memory import give_back_freed
 from disttune.quantize.preprocess import first_line
-from disttune.quantize.shared_tensors import give_to_session
+from disttune.quantize.session_values import give_to_session
 from disttune.quantize.statistics.segments import Segment, cut
 from disttune.quantize.statistics.shapes import element_types, tensor_bytes
 from disttune.quantize.tensor_memory import n_value_bytes, tensor_values, whole_tensor
