@@ -26,6 +26,7 @@ from disttune.quantize.tensor_memory import (
     TensorMemory,
     in_memory,
     n_value_bytes,
+    place_in_memory,
     put_beside,
     whole_tensor,
     without_values,
@@ -147,7 +148,7 @@ def prepare(
         ModelError: the opset is too old and cannot be raised, or onnxruntime cannot load the model.
     """
     memory = TensorMemory()
-    given = {tensor.name for tensor in model.graph.initializer if in_memory(tensor)}
+    given = {place_in_memory(tensor) for tensor in model.graph.initializer if in_memory(tensor)}
     started = put_beside(model, memory)
     _make_initializers_constant(started)
     started = _raise_opset(started, warn)
@@ -159,7 +160,7 @@ def prepare(
     drop_unused_opsets(prepared)
     name_nodes(prepared, model)
     for tensor in prepared.graph.initializer:
-        if tensor.name not in given:
+        if in_memory(tensor) and place_in_memory(tensor) not in given:  # changed ones keep their names
             tensor.CopyFrom(whole_tensor(tensor))
     return prepared
 

@@ -74,6 +74,11 @@ def in_memory(tensor: TensorProto) -> bool:
     return tensor.data_location == TensorProto.EXTERNAL and _entry(tensor, "location").startswith(_LOCATION)
 
 
+def place_in_memory(tensor: TensorProto) -> str:
+    """Which values a tensor in memory stands for: of two with the same place they are the same."""
+    return _entry(tensor, "location")
+
+
 def known_description(tensor: TensorProto) -> bytes | None:
     """Of a tensor in memory: what its maker said its description is."""
     return bytes.fromhex(_entry(tensor, _DESCRIPTION)) or None

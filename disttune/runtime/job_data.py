@@ -194,11 +194,12 @@ class JobData:
     def move_into(self, file: OpenFile) -> None:
         """Use what the replica holds instead of an own copy, now that it is filled."""
         replica = mapped(file)
-        self.memory, self.shelf = TensorMemory(), ReplicaShelf.open(file)
-        self.prepared = model_from(replica, self.memory)
+        memory, self.shelf = TensorMemory(), ReplicaShelf.open(file)
+        self.prepared = model_from(replica, memory)
         self.feeds = Feeds.from_arrays(_below(replica, "feeds/"))
         if self.original is not None:
-            self.original = over_replica(self.original, replica, self.memory)
+            self.original = over_replica(self.original, replica, memory)
+        self.memory = memory  # only now: what preparing has changed was read from the one before
         gc.collect()  # the models that were made on the way hang in cycles
         give_back_freed()
 

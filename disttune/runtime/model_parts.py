@@ -11,6 +11,7 @@ from disttune.quantize.digest import describe_tensor, serialize
 from disttune.quantize.tensor_memory import (
     SMALLEST_BYTES,
     TensorMemory,
+    in_memory,
     n_value_bytes,
     raw_values,
     without_initializers,
@@ -53,14 +54,16 @@ def model_from(replica: Replica, memory: TensorMemory) -> ModelProto:
 
 
 def over_replica(model: ModelProto, replica: Replica, memory: TensorMemory) -> ModelProto:
-    """The model with the tensors of a replica where they are the same as its own."""
+    """The model with the tensors of a replica where they are the same as its own; needs no other memory."""
     names = frozenset(replica.names())
     changed = without_initializers(model)
     for tensor in model.graph.initializer:
         description = describe_tensor(tensor) if _is_part(tensor) else b""
         name = _WEIGHTS + description.hex()
-        if name in names:
-            values, dims = replica.array(name), tuple(tensor.dims)
+        if name in names or in_memory(tensor):
+            # a copy: the array may be part of a larger one
+            values = replica.array(name) if name in names else raw_values(tensor).copy()
+            dims = tuple(tensor.dims)
             tensor = memory.tensor(values, tensor.data_type, dims, description, tensor.name)
         changed.graph.initializer.append(tensor)
     return changed

@@ -1,3 +1,4 @@
+import gc
 import os
 import subprocess
 import sys
@@ -125,6 +126,26 @@ def test_weights_that_the_optimizer_folds_come_back_changed_and_others_as_they_w
 
     assert {t.name: in_memory(t) for t in prepared.graph.initializer} == {"doubled": False, "right": True}
     assert [n.name for n in prepared.graph.node] == ["first", "second"]
+    for expected, found in zip(
+        outputs(model, feeds(model)), outputs(whole_model(prepared), feeds(model)), strict=True
+    ):
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_large_weights_that_a_norm_is_folded_into_outlive_the_preparation(tmp_path):
+    """They keep their names, and have other values."""
+    g = Graph()
+    h = g.node("Conv", "x", g.weight("w", 32, 16, 3, 3), kernel_shape=[3, 3], pads=[1] * 4)
+    statistics = g.weight("gamma", 32), g.weight("beta", 32), g.weight("mean", 32)
+    g.node("BatchNormalization", h, *statistics, g.constant("var", np.ones(32, "f")), output="y")
+    model = g.model([value("x", ["N", 16, 8, 8])], [value("y", ["N", 32, 8, 8])])
+    onnx.save(model, tmp_path / "m.onnx")
+    memory = TensorMemory()
+
+    prepared = prepare(read_model(tmp_path / "m.onnx", memory))
+
+    gc.collect()
+    assert [node.op_type for node in prepared.graph.node] == ["Conv"]
     for expected, found in zip(
         outputs(model, feeds(model)), outputs(whole_model(prepared), feeds(model)), strict=True
     ):

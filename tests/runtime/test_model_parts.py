@@ -1,5 +1,6 @@
 """A model through the replica: the same model, its large weights mapped and not copied."""
 
+import gc
 import os
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from onnx import ModelProto
 
 from disttune.quantize.digest import model_digest, serialize
-from disttune.quantize.tensor_memory import TensorMemory, in_memory, tensor_values, whole_model
+from disttune.quantize.tensor_memory import TensorMemory, in_memory, put_beside, tensor_values, whole_model
 from disttune.runtime.model_parts import model_from, model_parts, over_replica
 from disttune.runtime.replica import Replica, create_memory_file, write_replica
 from tests.models import Graph, value
@@ -57,3 +58,17 @@ def test_another_model_uses_the_weights_that_it_has_in_common(replica):
 
     assert [in_memory(t) for t in changed.graph.initializer] == [True, True, False, False]
     assert model_digest(changed) == model_digest(other)
+
+
+def test_what_a_replica_lacks_outlives_the_memory_that_held_it(replica):
+    """Weights of the float model that preparing it has changed, as a folded norm does."""
+    other = wide()
+    other.graph.initializer[2].raw_data = bytes(len(other.graph.initializer[2].raw_data))
+    before, after = TensorMemory(), TensorMemory()
+
+    changed = over_replica(put_beside(other, before), replica, after)
+
+    del before
+    gc.collect()
+    assert [in_memory(t) for t in changed.graph.initializer] == [True, True, True, False]
+    assert serialize(whole_model(changed)) == serialize(other)

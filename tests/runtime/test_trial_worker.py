@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto
 
@@ -125,6 +126,26 @@ def test_another_process_makes_the_same_model_and_metric_from_the_replica(folder
     assert loaded == Loaded()
     assert second.handle(RunTask(0, 0, first.candidate(), 60.0)) == expected[0]
     assert second.handle(EvaluateModel(0)).outcome.values == expected[1]
+
+
+def test_a_float_model_whose_large_weights_preparing_changed_is_measured_as_it_came(folder: Path):
+    """Against its own session. What the replica lacks of it must stay."""
+    graph = Graph()
+    h = graph.node("Reshape", "x", graph.constant("shape", np.array([-1, 6, 1, 1])))
+    h = graph.node("Conv", h, graph.weight("w", 700, 6, 1, 1))
+    statistics = [graph.weight(name, 700) for name in ("scale", "shift", "mean")]
+    variance = graph.constant("variance", np.full(700, 2.0, np.float32))
+    graph.node("Flatten", graph.node("BatchNormalization", h, *statistics, variance), output="y")
+    model = graph.model([value("x", ["N", 6])], [value("y", ["N", 700])])
+    onnx.save(model, folder / "model.onnx")
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    expected = float(session.run(None, {"x": np.ones((2, 6), np.float32)})[0][0, 0])
+    process = Process(folder)
+
+    baseline = process.worker.handle(MeasureBaseline())
+
+    assert baseline.values == (expected,)
+    assert process.build(0).n_quantized == 1
 
 
 def test_a_scalar_input_stays_a_scalar_in_another_process(folder: Path):
