@@ -59,7 +59,7 @@ def tune_job(
         log_format: how progress is told.
         functions: the user's functions when they do not come from files.
         handed: the same functions themselves, for `isolation = "none"`.
-        share_model: whether every rank gets the best model's bytes.
+        share_model: whether every rank gets the result and the best model's bytes.
     Returns:
         The result; result.json and trials.csv are written.
     Raises:
@@ -73,7 +73,7 @@ def tune_job(
         best_model = deliver(result, run, report.warned)
         report.finished(result, str(best_model))
         files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")} if share_model else None
-        return Goodbye(0, result, files)
+        return Goodbye(0, result if share_model else None, files)
 
     return run_master(job, functions or Functions(), run, fresh, transport, report, farewell, handed)
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from disttune.config.job import Job, RuntimeSection
 from disttune.runtime.equipment import Equipment
-from disttune.runtime.lock_holder import process_alive, process_stopped
+from disttune.runtime.lock_holder import process_alive
 from disttune.runtime.log_forwarding import LogForwarding
 from disttune.runtime.messages import (
     Alive,
@@ -26,6 +26,7 @@ from disttune.runtime.messages import (
     Export,
     Exported,
     Goodbye,
+    ProcessId,
     Refused,
     RunTask,
     SkipModel,
@@ -203,7 +204,7 @@ class Agent:
                 self._master_silent_s = message.master_silent_s
                 self._preparation_s = message.preparation_s
             case EndProcess():
-                _end_process(message)
+                _end_process(message.process)
             case Goodbye():
                 self.goodbye = message
 
@@ -409,11 +410,10 @@ class Agent:
         self._begin_next()
 
 
-def _end_process(message: EndProcess) -> None:
-    matches = process_stopped if message.only_if_stopped else process_alive
-    if matches(message.pid, message.started_ticks):
+def _end_process(process: ProcessId) -> None:
+    if process_alive(process.pid, process.started_ticks):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(message.pid, signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)
 
 
 def _with_tail(text: str, tail: str) -> str:

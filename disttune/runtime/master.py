@@ -15,7 +15,17 @@ from disttune.runtime.journal import JournalContents
 from disttune.runtime.journal_watch import JournalWatch
 from disttune.runtime.listener import Listener
 from disttune.runtime.log_files import LogFiles
-from disttune.runtime.messages import Alive, EndProcess, Heard, LogText, RankLost, Refused, ToMaster, Unusable
+from disttune.runtime.messages import (
+    Alive,
+    EndProcess,
+    Heard,
+    LogText,
+    ProcessId,
+    RankLost,
+    Refused,
+    ToMaster,
+    Unusable,
+)
 from disttune.runtime.preparation import Preparation
 from disttune.runtime.result import Baseline, TuningResult, best_of
 from disttune.runtime.run_directory import RunDirectory
@@ -209,19 +219,20 @@ class Master:
         stopped = hosts[rank]
         beside = [r for r in sorted(hosts) if r not in self._lost_ranks and hosts[r].node == stopped.node]
         if beside:
-            self._transport.send(beside[0], EndProcess(stopped.pid, stopped.started_ticks))
+            self._transport.send(beside[0], EndProcess(ProcessId(stopped.pid, stopped.started_ticks)))
 
-    def end_stopped(self) -> None:
-        """At the end: ranks that are stopped and were not missed yet would let mpirun wait for ever."""
-        if not self._transport.survives_loss:
-            return
+    def seen_off_by(self, rank: int) -> tuple[ProcessId, ...]:
+        """Agents whose end a rank waits for: a node's first rank for all others, its last for those between.
+
+        None where MPI does not bear that one of them is killed.
+        """
         hosts = self._ready.hosts
-        for node in {host.node for host in hosts.values()}:
-            ranks = sorted(rank for rank, host in hosts.items() if host.node == node)
-            for helper in {ranks[0], ranks[-1]}:  # one of them may be stopped itself
-                for rank in ranks:
-                    stopped = EndProcess(hosts[rank].pid, hosts[rank].started_ticks, only_if_stopped=True)
-                    self._transport.send(helper, stopped)
+        if rank not in hosts or not self._transport.survives_loss:
+            return ()
+        on_node = sorted(r for r, host in hosts.items() if host.node == hosts[rank].node)
+        able = [r for r in on_node if r not in self._lost_ranks]
+        others = {r for r in on_node if r not in (able[0], rank)} if rank in (able[0], able[-1]) else set()
+        return tuple(ProcessId(hosts[r].pid, hosts[r].started_ticks) for r in sorted(others))
 
     def _lose(self, source: int, reason: str, exit_code: int = 1) -> None:
         """Go on without a rank; not without rank 0, nor without any that works."""

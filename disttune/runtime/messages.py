@@ -37,6 +37,19 @@ class OpenFile:
     n_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process of some node, told from a later one with its number.
+
+    Args:
+        pid: process id.
+        started_ticks: when it was started, in clock ticks since boot; 0 where it is not told.
+    """
+
+    pid: int
+    started_ticks: int
+
+
 # Agent to master
 
 
@@ -158,15 +171,12 @@ class Welcome(ToAgent):
 
 @dataclass(frozen=True, slots=True)
 class EndProcess(ToAgent):
-    """The agent with this process id, on this node, has been silent for too long: end it.
+    """An agent on this node has been silent for too long: end it.
 
-    It takes no part any more, but keeps cores and memory, and MPI would wait for it at the end. When a
-    job ends: only if it is stopped.
+    It takes no part any more, but keeps cores and memory, and MPI would wait for it at the end.
     """
 
-    pid: int
-    started_ticks: int
-    only_if_stopped: bool = False
+    process: ProcessId
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +186,19 @@ class Heard(ToAgent):
 
 @dataclass(frozen=True, slots=True)
 class Goodbye(ToAgent):
-    """The end. `result` and `model` (files by name) are what `autotune()` returns on every rank."""
+    """The end.
+
+    Args:
+        result: what `autotune()` returns on every rank.
+        model: that result's files, by name.
+        beside: agents of this node that must end, too; one that is stopped then would keep mpirun waiting.
+    """
 
     exit_code: int
     result: TuningResult | None = None
     model: dict[str, bytes] | None = None
     message: str = ""
+    beside: tuple[ProcessId, ...] = ()
 
 
 # Any way

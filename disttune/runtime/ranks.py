@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -13,10 +13,11 @@ from disttune.config.job import Job
 from disttune.runtime.agent import Agent
 from disttune.runtime.awake_clock import AwakeClock
 from disttune.runtime.hosts import this_host
+from disttune.runtime.leaving import see_off_later
 from disttune.runtime.listener import Listener
 from disttune.runtime.lock import RENEW_S
 from disttune.runtime.master import Master
-from disttune.runtime.messages import EndProcess, Goodbye, RankLost, ToAgent, ToMaster
+from disttune.runtime.messages import Goodbye, RankLost, ToAgent, ToMaster
 from disttune.runtime.result import TuningResult
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.start_messages import Functions, Hello
@@ -92,6 +93,7 @@ def run_master(
     """
     asked = Asked()
     agent = _agent(transport, handed)
+    master: Master | None = None
     goodbye = Goodbye(1, message="rank 0 ended with a fault")
     try:
         with listening_to_signals(asked.note), run:
@@ -106,17 +108,17 @@ def run_master(
             finally:
                 master.close()
             goodbye = farewell(result, run)
-            master.end_stopped()
-            for envelope in transport.receive(0.0):
-                if isinstance(envelope.message, EndProcess):
-                    agent.receive(envelope.message)
         return result
     except DisttuneError as error:
         goodbye = Goodbye(error.exit_code, message=str(error))
         raise
     finally:
-        for rank in range(1, transport.size):
-            transport.send(rank, goodbye)
+        for rank in range(transport.size):
+            beside = master.seen_off_by(rank) if master is not None else ()
+            if rank:
+                transport.send(rank, replace(goodbye, beside=beside))
+            else:
+                see_off_later(beside)
         agent.close()
 
 
@@ -165,6 +167,7 @@ def run_agent(transport: Transport, handed: Mapping[str, Any] | None = None) -> 
                 if is_master_gone or agent.forsaken:
                     agent.close()
                     os._exit(EXIT_INTERRUPTED)  # MPI cannot be left in order without rank 0
+            see_off_later(agent.goodbye.beside)
             return agent.goodbye
         finally:
             agent.close()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from disttune.config.errors import DisttuneError, InputError
+from disttune.runtime.leaving import see_off
 from disttune.runtime.transport import Transport
 from disttune.runtime.transport.local import LocalTransport
 
@@ -125,7 +126,9 @@ def leave_world(code: int) -> None:
 
     if MPI.Is_finalized():
         return
-    if not survives_loss():
+    if survives_loss():
+        see_off()
+    else:
         MPI.Finalize()
     if code != 0:
         time.sleep(OTHERS_END_S)

@@ -4,11 +4,13 @@ The job is small, so that a rank is hit while it works; heartbeats are fast, so 
 soon.
 """
 
+import contextlib
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.distributed.jobs import make_job, table
@@ -108,3 +110,17 @@ def test_without_rank_0_the_others_end_with_75_and_the_same_command_goes_on(undi
     again = run(command(undisturbed, path))
     assert again.code == 3, again.text
     assert table(path) == table(undisturbed)
+
+
+def test_agents_that_are_stopped_when_all_is_told_hold_up_nobody(undisturbed: Path):
+    job = Launched(command(undisturbed, undisturbed.parent / "stopped at the end"))
+    job.wait_for("goal not met")
+    for rank, agent in job.agents().items():
+        if rank in (1, 2):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                agent.suspend()
+
+    ended = job.wait()
+
+    assert ended.code == 3, ended.text
+    assert ended.left == ()
