@@ -42,7 +42,7 @@ EXPECTED = {  # trial: status, and a part of the reason
     2: ("failed", "nan"),
     3: ("failed", "None"),
     4: ("failed", "'0.9'"),
-    5: ("timeout", "longer than 3 s (tuning.trial_timeout)"),
+    5: ("timeout", "longer than 6 s (tuning.trial_timeout)"),
     6: ("crashed", "exit code 7"),
     7: ("crashed", "SIGSEGV"),
     8: ("out_of_memory", "tuning.memory_limit = 400 MiB"),
@@ -58,7 +58,7 @@ EXPECTED = {  # trial: status, and a part of the reason
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same job of misbehaving evaluations on one process and on two ranks."""
     folder = tmp_path_factory.mktemp("job")
-    job = make_job(folder, BODY, max_trials=14, trial_timeout=3.0, memory_limit="400 MiB")
+    job = make_job(folder, BODY, max_trials=14, trial_timeout=6.0, memory_limit="400 MiB")
     commands = {
         "one": disttune("tune", job, "-o", folder / "one"),
         "two": mpirun(2, "tune", job, "-o", folder / "two"),
