@@ -5,16 +5,11 @@
 2. A solution depends on the variant, the calibration data, the layer, its scheme, and in the sequential case
    on how the ops before it are quantized: its key is a digest over these. Candidates that agree in them
    share it.
-3. Layers that come one after another in the graph are measured together, in at most `N_PLACES` places, those
-   that read one tensor always; in the sequential case those with the same ops before them.
 """
 
-import hashlib
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from onnx import ModelProto
@@ -23,24 +18,39 @@ from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.algorithms.layer import JointAlgorithm, LayerInputs, LayerProblem, LayerSolution
-from disttune.quantize.algorithms.layout import LINEAR_TYPES, LayerLayout, layout_of
+from disttune.quantize.algorithms.layout import LayerLayout
 from disttune.quantize.algorithms.registry import find_layer_algorithm
 from disttune.quantize.builder.build import Builder
-from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import EngineSettings
+from disttune.quantize.layer_measurements import Before, Feed, LayerMeasurements, digest_of, hash_of
 from disttune.quantize.layers import Layer, has_layers
-from disttune.quantize.statistics.layer_inputs import measure_cross_inputs, measure_layer_inputs
-from disttune.quantize.topology import ancestors
+from disttune.quantize.statistics.kept_tensors import KeptTensors
 from disttune.quantize.work import Results, Work
 from disttune.space.candidate import Candidate
 
-N_PLACES = 8
-SOURCES_OF_A_PLACE = 2  # a Gram matrix takes longer than running the model up to it
+_PLANS = 64  # of candidates, remembered
 ELEMENTWISE = 350  # multiply-adds that take as long as all else that an iteration does to one weight
-INPUTS_BYTES = 2**29  # of Gram matrices kept in a process
 Configs = Mapping[str, OpConfig]
-Before = tuple[tuple[str, OpConfig], ...]
-Feed = Mapping[str, np.ndarray]
+
+
+class _Solve(NamedTuple):
+    """Layers that are solved together.
+
+    Args:
+        group: the layers.
+        before: how the ops before them are quantized (rule 1).
+        digest: over `before`.
+        key: rule 2.
+        needs: keys of the solutions of ops before.
+        siblings: ops with the same ones before them, in the sequential case.
+    """
+
+    group: tuple[Layer, ...]
+    before: Before
+    digest: str
+    key: str
+    needs: tuple[str, ...]
+    siblings: tuple[str, ...] = ()
 
 
 class LayerSolver:
@@ -53,6 +63,7 @@ class LayerSolver:
         settings: of the engine.
         data_digest: gives a digest over the calibration feeds.
         solutions: those that have been learnt, of all variants, by key, or why there is none.
+        kept: tensors that runs of all variants start from.
     """
 
     def __init__(
@@ -63,21 +74,19 @@ class LayerSolver:
         settings: EngineSettings,
         data_digest: Callable[[], str],
         solutions: Mapping[str, Results | str],
+        kept: KeptTensors,
     ):
-        self._model = model
         self._builder = builder
-        self._feeds = feeds
-        self._settings = settings
         self._data_digest = data_digest
         self._solutions = solutions
-        self._inputs: OrderedDict[tuple[str, str], LayerInputs] = OrderedDict()
-        self._layouts: dict[str, LayerLayout] = {}
+        self._measurements = LayerMeasurements(model, builder, feeds, settings, kept)
+        self._plans: OrderedDict[str, list[_Solve]] = OrderedDict()
         self._used: dict[Layer, str] = {}
 
-    @cached_property
+    @property
     def model_digest(self) -> str:
         """Of the float model."""
-        return model_digest(self._model)
+        return self._measurements.model_digest
 
     def missing(self, candidate: Candidate, recipes: object) -> tuple[Work, ...]:
         """Works for layers of a candidate that can be solved now; solutions that are known reach the builder.
@@ -88,29 +97,44 @@ class LayerSolver:
         Raises:
             TrialError: a layer cannot be solved.
         """
-        candidate = self._builder.reduced(candidate)  # what comes before a layer is built without recipes
-        configs = {op: c for op, c in candidate.configs().items() if c.quantized}
-        if not has_layers(configs.values()):
-            return ()
-        keys: dict[str, str] = {}  # by op
         works = []
-        groups = [(group, self._before(group, configs)) for group in _groups(self._builder.layers(candidate))]
-        siblings: dict[Before, list[str]] = {}
-        for group, before in groups:
-            siblings.setdefault(before, []).extend(op for layer in group for op in layer.readers)
-        for group, before in groups:
-            needs = tuple(dict.fromkeys(keys[op] for op, _ in before if op in keys))
-            key = self._key(group, before)
-            keys |= {op: key for layer in group for op in layer.readers}
+        for solve in self._plan(candidate):
+            group, key = solve.group, solve.key
             solution = self._solutions.get(key)
             if isinstance(solution, str):
                 raise TrialError(solution)
             if solution is not None:
                 self._use(group, key, solution)
-            elif all(need in self._solutions for need in needs):
-                together = tuple(siblings[before]) if before else ()
-                works.append(self._work(key, group, before, needs, (recipes, group, before, together)))
+            elif all(need in self._solutions for need in solve.needs):
+                works.append(self._work(solve, recipes))
         return tuple(works)
+
+    def _plan(self, candidate: Candidate) -> list[_Solve]:
+        """Everything that has to be solved for a candidate, in an order in which it can be."""
+        if candidate.digest not in self._plans:
+            self._plans[candidate.digest] = self._new_plan(candidate)
+            while len(self._plans) > _PLANS:
+                self._plans.popitem(last=False)
+        return self._plans[candidate.digest]
+
+    def _new_plan(self, candidate: Candidate) -> list[_Solve]:
+        candidate = self._builder.reduced(candidate)  # what comes before a layer is built without recipes
+        configs = {op: c for op, c in candidate.configs().items() if c.quantized}
+        if not has_layers(configs.values()):
+            return []
+        keys: dict[str, str] = {}  # by op
+        siblings: dict[str, list[str]] = {}
+        solves = []
+        for group in _groups(self._builder.layers(candidate)):
+            ops = [op for layer in group for op in layer.readers]
+            before = self._before(group, configs)
+            digest = digest_of(before)
+            needs = tuple(dict.fromkeys(keys[op] for op, _ in before if op in keys))
+            key = self._key(group, digest)
+            keys |= dict.fromkeys(ops, key)
+            siblings.setdefault(digest, []).extend(ops)
+            solves.append(_Solve(group, before, digest, key, needs))
+        return [s._replace(siblings=tuple(siblings[s.digest])) if s.before else s for s in solves]
 
     def run(self, work: Work) -> Results:
         """Solve the layers of a work.
@@ -119,9 +143,12 @@ class LayerSolver:
             TrialError: names the layer and the cause.
         """
         recipes, group, before, siblings = work.arguments
+        keys: dict[str, str] = {}
         if before:  # the builder may hold other solutions of them, or none where nobody asked for this one
-            self.missing(Candidate.of(dict(before)), recipes)
-        problems = self._problems(group, before, siblings)
+            candidate = Candidate.of(dict(before))
+            self.missing(candidate, recipes)
+            keys = {op: s.key for s in self._plan(candidate) for layer in s.group for op in layer.readers}
+        problems = self._problems(group, before, siblings, keys)
         algorithm = find_layer_algorithm(group[0].method)
         if isinstance(algorithm, JointAlgorithm):
             solutions = algorithm.solve_together(problems)
@@ -138,7 +165,7 @@ class LayerSolver:
             if self._used.get(layer) != key:
                 parts = {n.removeprefix(f"{i}/"): a for n, a in arrays.items() if n.startswith(f"{i}/")}
                 solution = _unpacked(parts)
-                weight = self._layout(layer).quantized(solution, layer.scheme.scheme)
+                weight = self._measurements.layout(layer.readers[0]).quantized(solution, layer.scheme.scheme)
                 self._builder.use(layer, weight, solution.input_scale)
                 self._used[layer] = key
 
@@ -148,147 +175,45 @@ class LayerSolver:
         is_sequential = group[0].uses_data and all(configs[op].approach == "weight_only" for op in ops)
         if not is_sequential or not group[0].scheme.scheme.option("sequential"):
             return ()
-        reached = frozenset().union(*(self._ancestors[op] for op in ops)) - set(ops)
+        reached = frozenset().union(*(self._measurements.ancestors[op] for op in ops)) - set(ops)
         return tuple((op, config) for op, config in configs.items() if op in reached)
 
-    def _key(self, group: Sequence[Layer], before: Before) -> str:
+    def _key(self, group: Sequence[Layer], before: str) -> str:
         layers = [
             (layer.weight, layer.readers, layer.scheme.axis, layer.scheme.scheme.to_dict()) for layer in group
         ]
-        return _hash(
-            [self.model_digest, self._data_digest() if group[0].uses_data else "", layers, _plain(before)]
-        )
+        return hash_of([self.model_digest, self._data_digest() if group[0].uses_data else "", layers, before])
 
-    def _work(
-        self,
-        key: str,
-        group: Sequence[Layer],
-        before: Before,
-        needs: tuple[str, ...],
-        arguments: tuple[Any, ...],
-    ) -> Work:
+    def _work(self, solve: _Solve, recipes: object) -> Work:
+        group = solve.group
         ops = [layer.readers[0] for layer in group]
-        layouts = [self._layout(layer) for layer in group]
+        layouts = [self._measurements.layout(op) for op in ops]
         cost = sum(_cost(layer.scheme.scheme, y) for layer, y in zip(group, layouts, strict=True))
-        place = _hash(_plain(before)) if before else str(self._place(ops[0]))
+        place = solve.digest or str(self._measurements.place(ops[0]))
         return Work(
             "solve",
-            key,
+            solve.key,
             f"{group[0].method} of {ops[0]}" + (f" and {len(ops) - 1} more" if len(ops) > 1 else ""),
-            arguments,
+            (recipes, group, solve.before, solve.siblings),
             cost,
-            place=f"{arguments[0]}/{place}",
-            needs=needs,
+            place=f"{recipes}/{place}",
+            needs=solve.needs,
         )
 
     def _problems(
-        self, group: Sequence[Layer], before: Before, siblings: Sequence[str]
+        self, group: Sequence[Layer], before: Before, siblings: Sequence[str], keys: Mapping[str, str]
     ) -> list[LayerProblem]:
         ops = [op for layer in group for op in layer.readers]
-        inputs = self._inputs_of(ops, before, siblings) if group[0].uses_data else {}
+        inputs = self._measurements.of(ops, before, siblings, keys) if group[0].uses_data else {}
         return [
             LayerProblem(
                 layer.readers[0],
-                self._layout(layer).weight(self._builder.array(layer.weight)),
+                self._measurements.layout(layer.readers[0]).weight(self._builder.array(layer.weight)),
                 layer.scheme.scheme,
                 _added([inputs[op] for op in layer.readers]) if inputs else None,
             )
             for layer in group
         ]
-
-    def _inputs_of(
-        self, ops: Sequence[str], before: Before, siblings: Sequence[str]
-    ) -> dict[str, LayerInputs]:
-        """Rule 3: what is known of the inputs of ops, measured with that of others of their place."""
-        if not self._feeds:
-            raise TrialError(f"op {ops[0]}: its method needs calibration feeds, and there are none")
-        text = _hash(_plain(before)) if before else ""
-        if any((text, op) not in self._inputs for op in ops):
-            n_threads, providers = self._settings.n_threads, self._settings.providers
-            if before:
-                blueprint = self._builder.blueprint(Candidate.of(dict(before)))
-                found = measure_cross_inputs(
-                    self._model,
-                    blueprint.model(),
-                    self._as_many_as_fit(ops, siblings),
-                    self._feeds,
-                    n_threads=n_threads,
-                    providers=providers,
-                )
-            else:
-                found = measure_layer_inputs(
-                    self._model,
-                    self._as_many_as_fit(ops, self._neighbours(ops)),
-                    self._feeds,
-                    n_threads=n_threads,
-                    providers=providers,
-                )
-            self._inputs.update({(text, op): inputs for op, inputs in found.items()})
-        needed = {op: self._inputs[text, op] for op in ops}
-        for key in [(text, op) for op in ops]:
-            self._inputs.move_to_end(key)
-        while _n_bytes(self._inputs.values()) > INPUTS_BYTES:
-            self._inputs.popitem(last=False)
-        return needed
-
-    def _neighbours(self, ops: Sequence[str]) -> list[str]:
-        """Ops of the same places."""
-        places = {self._place(op) for op in ops}
-        return [op for op in self._linear_ops if self._place(op) in places]
-
-    def _as_many_as_fit(self, ops: Sequence[str], others: Sequence[str]) -> list[str]:
-        """The ops, and others as long as what is measured may be kept."""
-        found = list(dict.fromkeys(ops))
-        n_bytes = sum(map(self._gram_bytes, found))
-        for op in others:
-            if op not in found:
-                n_bytes += self._gram_bytes(op)
-                if n_bytes > INPUTS_BYTES // 2:
-                    break
-                found.append(op)
-        return found
-
-    def _place(self, op: str) -> int:
-        sources = self._sources
-        n_places = min(N_PLACES, -(-len(sources) // SOURCES_OF_A_PLACE))
-        return sources[self._builder.node(op).inputs[0]] * n_places // len(sources)
-
-    def _gram_bytes(self, op: str) -> int:
-        layout = self._layout_of_op(op)
-        return 8 * layout.n_parts * layout.n_inputs * layout.n_inputs
-
-    def _layout(self, layer: Layer) -> LayerLayout:
-        return self._layout_of_op(layer.readers[0])
-
-    def _layout_of_op(self, op: str) -> LayerLayout:
-        if op not in self._layouts:
-            node = self._builder.node(op)
-            self._layouts[op] = layout_of(node.message, self._builder.shape(node.inputs[1]))
-        return self._layouts[op]
-
-    @cached_property
-    def _linear_ops(self) -> list[str]:
-        """Ops that have a layer, in graph order."""
-        found = []
-        for node in self._builder.nodes:
-            if node.op_type in LINEAR_TYPES and 1 in node.float_constants:
-                try:
-                    self._layout_of_op(node.name)
-                except TrialError:
-                    continue
-                found.append(node.name)
-        return found
-
-    @cached_property
-    def _sources(self) -> dict[str, int]:
-        """Tensors that layers read, numbered in graph order."""
-        tensors = dict.fromkeys(self._builder.node(op).inputs[0] for op in self._linear_ops)
-        return {tensor: number for number, tensor in enumerate(tensors)}
-
-    @cached_property
-    def _ancestors(self) -> dict[str, frozenset[str]]:
-        """Names of all nodes before each node."""
-        return ancestors(self._model.graph)
 
 
 def _cost(scheme: Scheme, layout: LayerLayout) -> float:
@@ -322,20 +247,6 @@ def _added(inputs: Sequence[LayerInputs]) -> LayerInputs:
             None if first.cross is None or other.cross is None else first.cross + other.cross,
         )
     return first
-
-
-def _n_bytes(inputs: Iterable[LayerInputs]) -> int:
-    """Of all of them; some are the same object."""
-    different = {id(i): i for i in inputs}.values()
-    return sum(i.gram.nbytes + (0 if i.cross is None else i.cross.nbytes) for i in different)
-
-
-def _plain(before: Before) -> list[tuple[str, dict[str, Any]]]:
-    return [(op, config.to_dict()) for op, config in before]
-
-
-def _hash(plain: object) -> str:
-    return hashlib.blake2b(json.dumps(plain).encode(), digest_size=16).hexdigest()
 
 
 def _packed(solution: LayerSolution) -> dict[str, Any]:

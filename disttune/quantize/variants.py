@@ -31,6 +31,7 @@ from disttune.quantize.passes.graph_pass import ORDER, find_pass
 from disttune.quantize.passes.smooth_quant import ALPHA, PER_TENSOR
 from disttune.quantize.statistics.channels import ChannelStatistics
 from disttune.quantize.statistics.collect import blocks, collect, tensors_of_interest
+from disttune.quantize.statistics.kept_tensors import KeptTensors
 from disttune.quantize.statistics.layer_means import LayerMeans, as_arrays, from_arrays, measure_layer_means
 from disttune.quantize.statistics.measure_channels import measure_channels
 from disttune.quantize.statistics.statistics import Statistics
@@ -113,6 +114,7 @@ class Variants:
         self._statistics: dict[str, Statistics] = {}
         self._solutions: dict[str, Results | str] = {}
         self._failed: dict[str, str] = {}
+        self._kept = KeptTensors()
         self._excluded: frozenset[str] = frozenset()
         self._told: set[str] = set()
         self._means: dict[str, Mapping[str, LayerMeans]] = {}
@@ -372,7 +374,9 @@ class Variants:
         nbits = settings.accuracy_level if settings.weight_only_format == "matmulnbits" else None
         builder = Builder(model, self._feeds, ranges, nbits, settings.shelf)
         builder.exclude(self._excluded)
-        solver = LayerSolver(model, builder, self._feeds, settings, self._digest_of_data, self._solutions)
+        solver = LayerSolver(
+            model, builder, self._feeds, settings, self._digest_of_data, self._solutions, self._kept
+        )
         return Variant(recipes, model, report, skipped, ranges, builder, solver)
 
 

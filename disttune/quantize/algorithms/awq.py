@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import Scheme
@@ -124,14 +125,49 @@ def _magnitudes(problems: Sequence[LayerProblem]) -> Floats:
 
 def _best_scale(layers: list[_Layer], magnitudes: Floats) -> Floats | None:
     """Rule 1; None where inputs are best left as they are. What is returned are float32 numbers."""
-    best, least = None, sum(layer.loss() for layer in layers)
+    searches = [_Search.of(layer) for layer in layers]
+    best: Floats | None = None
+    least = np.inf
     for alpha in _ALPHAS[1:]:
         scale = magnitudes**alpha
         scale = (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32).astype(np.float64)
-        loss = sum(layer.scaled(scale).loss() for layer in layers)
+        loss = sum(search.loss(scale) for search in searches)
         if loss < least:
             best, least = scale, loss
+    if best is None or sum(layer.scaled(best).loss() for layer in layers) >= sum(x.loss() for x in layers):
+        return None
     return best
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """Costs of one layer behind divided inputs, in float32: to tell alphas apart, in half the time.
+
+    Args:
+        weight: what is rounded, shape (K, N).
+        target: what its values should be.
+        gram: of the inputs as they are, over the mean of its diagonal.
+        factor: that mean.
+    """
+
+    weight: Floats
+    target: Floats
+    gram: NDArray[np.float32]
+    factor: float
+    scheme: Scheme
+
+    @classmethod
+    def of(cls, layer: _Layer) -> Self:
+        objective = layer.objectives[0]
+        factor = float(np.diag(objective.gram).mean()) or 1.0
+        gram = (objective.gram / factor).astype(np.float32)
+        return cls(layer.weight[0], objective.weight, gram, factor, layer.scheme)
+
+    def loss(self, scale: Floats) -> float:
+        by_row = scale[:, None]
+        values = _rounded((self.weight * by_row)[None], self.scheme, 1.0).values[0] / by_row
+        error = (self.target - values).astype(np.float32)
+        return self.factor * float(np.einsum("kn,kn->", error, self.gram @ error, dtype=np.float64))
 
 
 def _rounded(weight: Floats, scheme: Scheme, share: float) -> Rounded:

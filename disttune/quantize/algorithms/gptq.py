@@ -15,17 +15,19 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from disttune.config.schemes import Scheme
 from disttune.quantize.algorithms.flip import descended
 from disttune.quantize.algorithms.grid import CodeArray, Grid, grid_of, has_signed_scales
+from disttune.quantize.algorithms.inverse_factor import inverse_factor
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
 from disttune.quantize.algorithms.objective import Objective
 from disttune.quantize.algorithms.registry import register_layer_algorithm
 from disttune.quantize.algorithms.rounded import Rounded
+from disttune.quantize.parameters import Codes
 
-_MORE_DAMPING = (1, 10, 100, 1000)
-_SMALL = 64  # triangular matrices up to this size are inverted whole
+_AT_ONCE = 32  # rows whose errors those behind them make up for together
 
 
 @register_layer_algorithm("gptq")
@@ -45,10 +47,11 @@ class Gptq:
             return plain.solution(objectives, plain)
         grids, codes = zip(*(part for part in parts if part), strict=True)
         found = Rounded(_joined(grids, scheme), np.stack(codes))
-        found = found.or_cheaper(plain, found.losses(objectives), plain.losses(objectives))
+        costs = found.losses(objectives), plain.losses(objectives)
+        found = found.or_cheaper(plain, *costs)
         if scheme.option("flip"):
-            found = descended(found, objectives)
-        return found.solution(objectives, plain)
+            return descended(found, objectives).solution(objectives, plain)
+        return found.solution(objectives, plain, costs)
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +59,7 @@ class _Rows:
     """One part on its way: rows in the order in which they are rounded.
 
     Args:
-        weight: what is left to be rounded, changed as errors are made up for; shape (K, N).
+        weight: what is left to be rounded; of rows that are, their error over U_kk; shape (K, N).
         factor: U with H^-1 = U^T U, upper triangular.
         codes: found so far.
     """
@@ -66,7 +69,7 @@ class _Rows:
     codes: CodeArray
 
     def round(self, start: int, grid: Grid, size: int, end: int) -> None:
-        """Round rows one by one; those behind them up to `end` make up for it at once.
+        """Round rows one by one; those behind them up to `end` have then made up for it.
 
         Args:
             start: the first row.
@@ -76,13 +79,26 @@ class _Rows:
         """
         steps = np.broadcast_to(grid.scale[0], (size, self.weight.shape[1]))
         zeros = np.broadcast_to(grid.zero_point[0], steps.shape)
-        for k in range(start, start + size):
-            row = replace(grid, scale=steps[None, [k - start]], zero_point=zeros[None, [k - start]])
-            self.codes[k] = row.round(self.weight[None, [k]])[0, 0]
-            value = row.values(self.codes[None, [k]])[0, 0]
-            error = (self.weight[k] - value) / self.factor[k, k]
-            self.weight[k + 1 : end] -= np.outer(self.factor[k, k + 1 : end], error)
-            self.weight[k] = error  # no longer needed as it was
+        for first in range(start, start + size, _AT_ONCE):
+            last = min(first + _AT_ONCE, start + size)
+            rows = slice(first - start, last - start)
+            self._round_few(first, steps[rows], zeros[rows], grid.codes)
+            self.weight[last:end] -= self.factor[first:last, last:end].T @ self.weight[first:last]
+
+    def _round_few(
+        self, start: int, steps: NDArray[np.float32], zeros: NDArray[np.int32], codes: Codes
+    ) -> None:
+        """Round rows one by one, each after it has made up for those before it here; as `Grid.round`."""
+        for i, (step, zero) in enumerate(zip(steps, zeros, strict=True)):
+            k = start + i
+            row = self.weight[k]
+            if i:
+                row -= self.factor[start:k, k] @ self.weight[start:k]
+            with np.errstate(over="ignore"):
+                code = np.rint(row.astype(np.float32) / step) + zero
+            self.codes[k] = np.clip(code, *codes)
+            row -= (self.codes[k] - zero) * step.astype(np.float64)
+            row /= self.factor[k, k]
 
     def later(self, start: int, end: int) -> None:
         """Let the rows from `end` on make up for the block's errors."""
@@ -97,7 +113,9 @@ def _solve_part(
     by_activation = scheme.option("act_order") is True
     diagonal = np.diag(objective.gram)
     order = np.argsort(-diagonal, kind="stable") if by_activation else np.arange(n_rows)
-    factor = _inverse_factor(objective.gram[np.ix_(order, order)], float(scheme.option("percdamp")))
+    factor = inverse_factor(
+        objective.gram, float(scheme.option("percdamp")), order if by_activation else None
+    )
     if factor is None:
         return None
     rows = _Rows(objective.weight[order], factor, np.zeros((n_rows, n_columns), np.int32))
@@ -155,34 +173,3 @@ def _joined(grids: tuple[Grid, ...], scheme: Scheme) -> Grid:
         scale=np.concatenate([grid.scale for grid in grids]),
         zero_point=np.concatenate([grid.zero_point for grid in grids]),
     )
-
-
-def _inverse_factor(gram: Floats, percdamp: float) -> Floats | None:
-    """U with (gram + damping)^-1 = U^T U, upper triangular; None where there is none."""
-    diagonal = np.diag(gram)
-    alive = diagonal > 0
-    mean = float(diagonal[alive].mean()) if alive.any() else 1.0
-    for more in _MORE_DAMPING:
-        damped = gram.copy()
-        damped[np.diag_indices_from(damped)] += np.where(alive, percdamp * more * mean, mean)
-        try:
-            lower = np.linalg.cholesky(damped[::-1, ::-1]).astype(np.float64)
-        except np.linalg.LinAlgError:
-            continue
-        factor = _inverse_of_lower(lower)[::-1, ::-1]
-        if np.isfinite(factor).all():
-            return factor
-    return None
-
-
-def _inverse_of_lower(lower: Floats) -> Floats:
-    """Inverse of a lower triangular matrix, by halves."""
-    n = len(lower)
-    if n <= _SMALL:
-        return np.asarray(np.tril(np.linalg.inv(lower)))
-    half = n // 2
-    first, last = _inverse_of_lower(lower[:half, :half]), _inverse_of_lower(lower[half:, half:])
-    inverse = np.zeros_like(lower)
-    inverse[:half, :half], inverse[half:, half:] = first, last
-    inverse[half:, :half] = -last @ (lower[half:, :half] @ first)
-    return inverse

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from disttune.config.errors import TrialError
+from disttune.quantize.algorithms.inverse_factor import inverse_factor
 from disttune.quantize.algorithms.layer import Floats, LayerProblem
 
 _RIDGE = 1e-2  # of the mean of the diagonal, as GPTQ's damping
@@ -70,9 +71,10 @@ class Objective:
 
 def _corrected(weight: Floats, gram: Floats, cross: Floats) -> Floats:
     """argmin over A of |X W - Xq A|^2 + ridge |A - W|^2, or the weight itself where that goes too far."""
-    ridge = _RIDGE * max(float(np.diag(gram).mean()), np.finfo(np.float64).tiny)
-    damped = gram + ridge * np.eye(len(gram))
-    change = np.linalg.solve(damped, (cross - gram) @ weight)
+    factor = inverse_factor(gram, _RIDGE)
+    if factor is None:
+        return weight
+    change = factor.T @ (factor @ ((cross - gram) @ weight))
     if not np.isfinite(change).all() or np.linalg.norm(change) > _MOST_CHANGE * np.linalg.norm(weight):
         return weight
     return np.asarray(weight + change)

@@ -58,14 +58,25 @@ class Rounded:
         costs = [self.grid.sums(np.abs(weight - rounded.values) ** power) for rounded in (self, other)]
         return self.or_cheaper(other, *costs)
 
-    def solution(self, objectives: list[Objective], plain: Self) -> LayerSolution:
-        """With the losses of these codes and of plain rounding in its report."""
+    def solution(
+        self, objectives: list[Objective], plain: Self, costs: tuple[Floats, Floats] | None = None
+    ) -> LayerSolution:
+        """With the losses of these codes and of plain rounding in its report.
+
+        Args:
+            objectives: of all parts.
+            plain: plain rounding.
+            costs: where this came of `or_cheaper`: the losses that it was told of; the last of `plain`.
+        """
         n_rows = objectives[0].n_rows
-        return self.grid.solution(
-            self.codes,
-            loss=float(self.losses(objectives).sum()) / n_rows,
-            loss_rtn=float(plain.losses(objectives).sum()) / n_rows,
-        )
+        if costs is None:
+            loss, loss_rtn = (float(rounded.losses(objectives).sum()) for rounded in (self, plain))
+        else:
+            loss_rtn = float(costs[1].sum())
+            loss = min(float(costs[0].sum()), loss_rtn)
+            if self.grid.scale.size > 1:
+                loss = float(np.minimum(*costs).sum())
+        return self.grid.solution(self.codes, loss=loss / n_rows, loss_rtn=loss_rtn / n_rows)
 
     def solution_without_data(self, problem: LayerProblem, plain: Self) -> LayerSolution:
         """With the losses in its report where something is known of the inputs after all."""

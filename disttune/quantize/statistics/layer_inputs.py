@@ -18,6 +18,8 @@ from onnx import ModelProto, NodeProto
 
 from disttune.config.errors import InternalError, TrialError
 from disttune.quantize.algorithms.layer import LayerInputs
+from disttune.quantize.builder.writer import Blueprint
+from disttune.quantize.statistics.kept_tensors import Chain
 from disttune.quantize.statistics.layer_rows import Array, Positions, Rows, rows_of
 from disttune.quantize.statistics.runs import Feed, n_rows
 from disttune.quantize.statistics.tensor_runs import TensorRuns, check_finite
@@ -83,6 +85,7 @@ def measure_layer_inputs(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     memory_bytes: int = MEMORY_BYTES,
     most_rows: int = MOST_ROWS,
+    chain: Chain | None = None,
 ) -> dict[str, LayerInputs]:
     """What calibration finds of the inputs of layers; layers that share theirs get the same object.
 
@@ -95,15 +98,17 @@ def measure_layer_inputs(
         memory_bytes: for values of tensors. The model, the Gram matrices (see `LayerInput.gram_bytes`) and
             512 rows of each input come on top.
         most_rows: of a sample.
+        chain: where runs of this model have ended.
     Raises:
         TrialError: a layer has no such inputs, or they hold NaN, infinities or values whose squares are
             beyond float64; names the tensor and the sample.
     """
     wanted = layer_inputs(model, node_names)
     moments = {source: _Moments(source.rows, most_rows) for source in wanted.values()}
-    runs = TensorRuns(model, {s.tensor for s in moments}, feeds, n_threads, providers, memory_bytes)
+    tensors = {source.tensor for source in moments}
+    runs = TensorRuns(model, tensors, feeds, n_threads, providers, memory_bytes, chain=chain)
     for i, feed in enumerate(feeds):
-        for tensor, array in runs.run(feed):
+        for tensor, array in runs.run(i):
             for source, moment in moments.items():
                 if source.tensor == tensor:
                     moment.add((array,), n_rows(feed) or 1, f'tensor "{tensor}" in feed {i}')
@@ -113,7 +118,7 @@ def measure_layer_inputs(
 
 def measure_cross_inputs(
     float_model: ModelProto,
-    quantized_model: ModelProto,
+    quantized_model: Blueprint,
     node_names: Sequence[str],
     feeds: Sequence[Feed],
     *,
@@ -121,6 +126,7 @@ def measure_cross_inputs(
     providers: Sequence[str] = ("CPUExecutionProvider",),
     memory_bytes: int = MEMORY_BYTES,
     most_rows: int = MOST_ROWS,
+    chains: tuple[Chain, Chain] | None = None,
 ) -> dict[str, LayerInputs]:
     """The same with the inputs that a quantized model gives: `gram` of those, `cross` of both, row by row.
 
@@ -129,25 +135,33 @@ def measure_cross_inputs(
 
     Args:
         quantized_model: of the same graph: nodes of these names read the quantized tensors.
+        chains: where runs of the float model have ended, and those of models that begin as the quantized one.
     Raises:
         TrialError: as `measure_layer_inputs`, or the quantized model has no such node.
     """
     wanted = layer_inputs(float_model, node_names)
-    others = _nodes(quantized_model)
+    others = _nodes(quantized_model.skeleton)
     for name in node_names:
         if name not in others or not others[name].input:
             raise TrialError(f"op {name}: the quantized model has no node of that name to compare with")
     pairs = {name: (source, others[name].input[0]) for name, source in wanted.items()}
     moments = {pair: _Moments(pair[0].rows, most_rows, crossed=True) for pair in pairs.values()}
-    before = TensorRuns(
-        float_model, {s.tensor for s, _ in moments}, feeds, n_threads, providers, memory_bytes
-    )
+    tensors, own = {source.tensor for source, _ in moments}, {other for _, other in moments}
+    first, second = chains or (None, None)
+    before = TensorRuns(float_model, tensors, feeds, n_threads, providers, memory_bytes, chain=first)
     after = TensorRuns(
-        quantized_model, {other for _, other in moments}, feeds, n_threads, providers, memory_bytes
+        quantized_model.skeleton,
+        own,
+        feeds,
+        n_threads,
+        providers,
+        memory_bytes,
+        beside=quantized_model.tensors,
+        chain=second,
     )
     for i, feed in enumerate(feeds):
-        references = dict(before.run(feed))
-        for tensor, array in after.run(feed):
+        references = dict(before.run(i))
+        for tensor, array in after.run(i):
             for (source, other), moment in moments.items():
                 if other == tensor:
                     where = f'tensor "{tensor}" of the quantized model in feed {i}'

@@ -58,8 +58,8 @@ def measure_layer_means(
     wanted = layer_inputs(model, node_names)
     sums = {source: (_Sum(source), _Sum(source)) for source in wanted.values()}
     runs = TensorRuns(model, {s.tensor for s in sums}, feeds, n_threads, providers, memory_bytes)
-    for i, feed in enumerate(feeds):
-        for tensor, array in runs.run(feed):
+    for i in range(len(feeds)):
+        for tensor, array in runs.run(i):
             check_finite(array, f'tensor "{tensor}" in feed {i}')
             readers = [found for source, found in sums.items() if source.tensor == tensor]
             squares = np.square(array, dtype=np.float64)

@@ -39,7 +39,7 @@ def measure_channels(
     runs = TensorRuns(model, axes, feeds, n_threads, providers, memory_bytes)
     for i, feed in enumerate(feeds):
         n_samples = n_rows(feed) or 1
-        for name, array in runs.run(feed):
+        for name, array in runs.run(i):
             check_finite(array, f'tensor "{name}" in feed {i}')
             axis = range(array.ndim)[axes[name]]
             aligned = axis > 0 and array.shape[0] == n_samples

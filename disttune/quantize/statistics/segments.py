@@ -19,7 +19,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 from disttune.quantize.topology import read_names
 
 # What numpy has as well; others (strings, bfloat16, sequences ...) stay within a segment.
-_CROSSING_TYPES = frozenset(
+CROSSING_TYPES = frozenset(
     {
         TensorProto.FLOAT,
         TensorProto.DOUBLE,
@@ -79,7 +79,7 @@ def cut(
         if start < cuttable and plan.held_bytes(start, end) > budget_bytes:
             segments.append(plan.segment(start, cuttable))
             start = cuttable
-        if all(types.get(name) in _CROSSING_TYPES for name in plan.crossing[end]):
+        if all(types.get(name) in CROSSING_TYPES for name in plan.crossing[end]):
             cuttable = end
     return [*segments, plan.segment(start, len(plan.nodes))] if plan.nodes else []
 

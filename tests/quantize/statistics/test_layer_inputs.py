@@ -12,6 +12,7 @@ from disttune.config.errors import InternalError, TrialError
 from disttune.evaluate.probes.op_mse import with_outputs
 from disttune.quantize.algorithms.layer import LayerInputs
 from disttune.quantize.algorithms.layout import layout_of
+from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.graph import prepare
 from disttune.quantize.statistics.layer_inputs import (
     layer_inputs,
@@ -153,7 +154,7 @@ def residual(noise: float) -> ModelProto:
 def test_cross_gram_is_that_of_both_models_row_by_row() -> None:
     before, after = residual(0.0), residual(0.25)
     data = feeds(before, 4)
-    found = measure_cross_inputs(before, after, ["first", "second", "last"], data)
+    found = measure_cross_inputs(before, Blueprint(after, {}), ["first", "second", "last"], data)
     for name in found:
         x, xq = (_rows_of_model(model, name, data) for model in (before, after))
         np.testing.assert_allclose(found[name].gram, xq.swapaxes(1, 2) @ xq, rtol=1e-12, atol=1e-9)
@@ -182,7 +183,7 @@ def _rows_of_model(model: ModelProto, name: str, data: Feeds) -> np.ndarray:
 def test_the_same_model_twice_crosses_to_its_own_gram() -> None:
     model = prepare(tiny_cnn())
     names, data = ["conv1", "conv2", "fc"], feeds(model, 3)
-    crossed = measure_cross_inputs(model, model, names, data)
+    crossed = measure_cross_inputs(model, Blueprint(model, {}), names, data)
     alone = measure_layer_inputs(model, names, data)
     for name in names:
         assert crossed[name].cross is not None
@@ -207,7 +208,7 @@ def test_a_node_without_a_weight_or_of_another_name_is_told() -> None:
     with pytest.raises(InternalError, match='"nobody"'):
         measure_layer_inputs(model, ["nobody"], feeds(model, 1))
     with pytest.raises(TrialError, match="op query: the quantized model has no node of that name"):
-        measure_cross_inputs(model, prepare(tiny_cnn()), ["query"], feeds(model, 1))
+        measure_cross_inputs(model, Blueprint(prepare(tiny_cnn()), {}), ["query"], feeds(model, 1))
 
 
 @pytest.mark.parametrize(("tensor", "axis"), [("relu1", 1), ("x", -1), ("fc", 1)])
