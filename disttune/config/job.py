@@ -205,6 +205,11 @@ class RuntimeSection(Section):
         description="shared: sessions hold no packed copy of the weights; only what may be best is measured "
         "with one as well.",
     )
+    split_trials: bool = Field(
+        default=True,
+        description="Whether a trial is shared out over ranks that have nothing else to do; only metrics and "
+        "sample evaluators can be.",
+    )
     isolation: Literal["process", "none"] = Field(
         default="process",
         description="process: trials run in a process of their own, which a crash ends alone.",

@@ -10,7 +10,7 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ from disttune.evaluate.user_code import (
 )
 from disttune.quantize.summary import InputSpec
 
+T = TypeVar("T")
 EvalFunction = Callable[[Any], Any]
 _USER_KEYS = ("eval_fn", "weight", "name", "higher_is_better")
 
@@ -82,6 +83,11 @@ class Evaluator:
     metric: Metric | None = None
     inputs: tuple[Mapping[str, Array], ...] = ()
     output_name: str = ""
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return f'eval_fn "{self.name}"' if self.metric is None else f'metric "{self.name}"'
 
     @property
     def needs_reference(self) -> bool:
@@ -193,17 +199,26 @@ def evaluate(evaluators: Sequence[Evaluator], model: Any) -> tuple[float, ...]:
     return tuple(_measure(evaluator, model) for evaluator in evaluators)
 
 
+def guarded(evaluator: Evaluator, call: Callable[[], T]) -> T:
+    """What a call into an evaluator's code gives.
+
+    Raises:
+        TrialError: it raised anything, SystemExit and KeyboardInterrupt included.
+    """
+    try:
+        return call()
+    except TrialError as error:
+        raise TrialError(f"{evaluator.label}: {error}") from error
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        raise TrialError(
+            f"{evaluator.label} raised {describe_exception(error, evaluator.code_file)}"
+        ) from error
+
+
 def _measure(evaluator: Evaluator, model: Any) -> float:
     if evaluator.needs_reference:
         raise InternalError(f'evaluator "{evaluator.name}" was called before it had the float outputs')
-    label = f'eval_fn "{evaluator.name}"' if evaluator.metric is None else f'metric "{evaluator.name}"'
-    try:
-        result = evaluator.function(model)
-    except TrialError as error:
-        raise TrialError(f"{label}: {error}") from error
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        raise TrialError(f"{label} raised {describe_exception(error, evaluator.code_file)}") from error
-    return finite_number(result, label)
+    return finite_number(guarded(evaluator, lambda: evaluator.function(model)), evaluator.label)
 
 
 def _spec(item: Any, where: str) -> EvaluatorSpec:

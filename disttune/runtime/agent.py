@@ -21,11 +21,13 @@ from disttune.runtime.messages import (
     Answer,
     Built,
     CancelTask,
+    CombineScores,
     EndProcess,
     EvaluateModel,
     Export,
     Exported,
     Goodbye,
+    PartScored,
     ProcessId,
     Refused,
     RunTask,
@@ -193,7 +195,7 @@ class Agent:
             case RunTask():
                 self._task = message
                 self._begin_next()
-            case EvaluateModel():
+            case EvaluateModel() | CombineScores():
                 self._evaluate(message)
             case SkipModel():
                 self._skip(message.assignment)
@@ -242,7 +244,7 @@ class Agent:
 
     # Runs
 
-    def _evaluate(self, message: EvaluateModel) -> None:
+    def _evaluate(self, message: EvaluateModel | CombineScores) -> None:
         run = self._run
         if run is not None and run.task.assignment == message.assignment:
             run.evaluate(self._now_s())
@@ -322,6 +324,8 @@ class Agent:
                 self._run.wait(self._now_s())
                 self._tell(message)
                 self._begin_next()
+            case PartScored() if self._run is not None and self._run.task.assignment == message.assignment:
+                self._tell(replace(message, seconds=self._run.scored(self._now_s())))
             case Answer() if self._run is not None and self._run.task.assignment == message.assignment:
                 self._answer(message.outcome)
                 self._begin_next()

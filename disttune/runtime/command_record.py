@@ -121,6 +121,7 @@ def _result(command: Settle, t: float) -> ResultRecord:
         reason=outcome.reason,
         stderr_tail=outcome.stderr_tail,
         packed=outcome.packed,
+        n_ranks=outcome.n_ranks,
     )
 
 

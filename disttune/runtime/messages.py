@@ -5,6 +5,7 @@ of both on to or from its trial process. Beside these: `start_messages` until al
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from disttune.runtime.result import TuningResult
 from disttune.schedule.outcome import Outcome
@@ -88,6 +89,26 @@ class Answer(ToMaster):
 
 
 @dataclass(frozen=True, slots=True)
+class PartScored(ToMaster):
+    """A part of an evaluation is done; the model is kept for another.
+
+    Args:
+        blocks: that were scored.
+        scores: of each of them, shape (n,).
+        evaluation_s: that it took.
+        opening_s: of that, making the session; None when there was one from an earlier part.
+        seconds: beside the evaluation building the model, if this is the first part here.
+    """
+
+    assignment: int
+    blocks: range
+    scores: tuple[Any, ...]
+    evaluation_s: float
+    opening_s: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class LogText(ToMaster):
     text: str
 
@@ -144,10 +165,29 @@ class RunTask(ToAgent):
 
 @dataclass(frozen=True, slots=True)
 class EvaluateModel(ToAgent):
-    """Go on with the evaluation; with `packed` in sessions that pack their weights whatever the job says."""
+    """Go on with the evaluation.
+
+    Args:
+        packed: in sessions that pack their weights whatever the job says.
+        blocks: of samples, to be scored and no more; None: all of it.
+    """
 
     assignment: int
     packed: bool = False
+    blocks: range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CombineScores(ToAgent):
+    """All blocks are scored: make the metrics of them.
+
+    Args:
+        scores: of each block in order, shape (n,).
+    """
+
+    assignment: int
+    packed: bool
+    scores: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from disttune.schedule.batch_end import BatchEnd
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.scheduler import Scheduler
+from disttune.schedule.splitting import Splitting
 from disttune.space.capability import load_capability
 from disttune.space.space import Space, build_space
 from disttune.strategy.registry import make_strategy
@@ -287,7 +288,16 @@ class Preparation:
         if self._recording.baseline is None:
             names = tuple(o.name for o in prepared.objectives)
             t = self._contents.seconds
-            self.journal.append(BaselineRecord(t=t, values=values, names=names, seconds=seconds, given=given))
+            self.journal.append(
+                BaselineRecord(
+                    t=t,
+                    values=values,
+                    names=names,
+                    seconds=seconds,
+                    given=given,
+                    n_blocks=prepared.n_sample_blocks,
+                )
+            )
         goal = Goal(
             prepared.objectives, values, self._job.accuracy.criterion, self._job.accuracy.tolerable_loss
         )
@@ -316,7 +326,9 @@ class Preparation:
             tuning.max_probes,
             self._batch_end(seconds),
         )
-        self._begin_search(Scheduler(self._strategy, history, policy, self._recording), seconds, given)
+        splitting = Splitting(prepared.n_sample_blocks, seconds)
+        scheduler = Scheduler(self._strategy, history, policy, self._recording, splitting)
+        self._begin_search(scheduler, seconds, given)
 
     def _begin_search(self, scheduler: Scheduler, baseline_s: float, given: bool) -> None:
         assert self.journal is not None

@@ -69,6 +69,7 @@ class JournalRecording:
             reason=record.reason,
             stderr_tail=record.stderr_tail,
             packed=record.packed,
+            n_ranks=record.n_ranks,
         )
 
     def was_cancelled(self, candidate: Candidate) -> bool:

@@ -98,6 +98,7 @@ class BaselineRecord(Record):
         names: of the evaluators.
         seconds: the evaluation took; 0 when the values were given.
         given: whether the user gave the values.
+        n_blocks: of samples that an evaluation can be split into; 0 where it cannot, or it is not known.
     """
 
     kind: ClassVar[str] = "baseline"
@@ -105,6 +106,7 @@ class BaselineRecord(Record):
     names: tuple[str, ...]
     seconds: float
     given: bool
+    n_blocks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,6 +206,7 @@ class ResultRecord(Record):
         evaluation_s: the evaluation alone.
         cancelled: ended by the job's timeout. This is no outcome: a resume runs the trial again.
         packed: whether sessions packed their weights.
+        n_ranks: that evaluated it, each a part.
     """
 
     kind: ClassVar[str] = "result"
@@ -221,6 +224,7 @@ class ResultRecord(Record):
     stderr_tail: str = ""
     cancelled: bool = False
     packed: bool = True
+    n_ranks: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ has its result durable; handing out does not wait for that.
 """
 
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,8 +17,10 @@ from disttune.runtime.messages import (
     Answer,
     Built,
     CancelTask,
+    CombineScores,
     EvaluateModel,
     Exported,
+    PartScored,
     RankLost,
     Refused,
     RunTask,
@@ -25,12 +28,14 @@ from disttune.runtime.messages import (
     ToMaster,
     Unusable,
 )
+from disttune.runtime.part_scores import PartScores
 from disttune.runtime.records import DeadlineRecord, ExportRecord, FinishRecord, Record
 from disttune.runtime.transport import Transport
 from disttune.runtime.works import Works
 from disttune.schedule.events import (
     Assign,
     Cancel,
+    Combine,
     Command,
     Commit,
     Evaluate,
@@ -42,6 +47,7 @@ from disttune.schedule.events import (
     Note,
     Notice,
     OpenStage,
+    PartDone,
     Propose,
     Settle,
     Skip,
@@ -52,6 +58,7 @@ from disttune.schedule.events import (
     WorkerLost,
 )
 from disttune.schedule.latency_window import KIND
+from disttune.schedule.outcome import Outcome
 from disttune.schedule.scheduler import Scheduler
 from disttune.strategy.stage import Probe
 
@@ -127,7 +134,8 @@ class Search:
         self._later: deque[tuple[int, Command]] = deque()  # told once the journal is durable up to there
         self._last_record = 0
         self._held: list[Assign] = []  # for rank 0, until an export that comes first has been sent
-        self._busy: dict[int, int] = {}  # rank to its assignment
+        self._busy: dict[int, Assign] = {}  # rank to what it runs
+        self._parts = PartScores()
         self._timed: set[int] = set()  # ranks whose last item measures latency, alone on its node
         self._finishing: Finish | None = None
         self._is_interrupted = False
@@ -165,6 +173,8 @@ class Search:
         match message:
             case Built():
                 self._handle(ModelBuilt(source, message.assignment, message.model_digest, self.now_s()))
+            case PartScored():
+                self._part_scored(source, message)
             case Answer():
                 self._answered(source, message)
             case Exported():
@@ -228,14 +238,37 @@ class Search:
         )
 
     def _answered(self, rank: int, message: Answer) -> None:
-        if self._busy.get(rank) == message.assignment:  # else it was cancelled when this was on its way
+        outcome, assign = message.outcome, self._busy.get(rank)
+        if assign is not None and assign.assignment == message.assignment:  # else it was cancelled meanwhile
             del self._busy[rank]
-        outcome = message.outcome
+            seconds, evaluation_s = self._parts.drop(assign.task)
+            outcome = replace(
+                outcome, seconds=outcome.seconds + seconds, evaluation_s=outcome.evaluation_s + evaluation_s
+            )
         if self.trial_timeout_s is None and not message.again:
             is_ok = outcome.status == "ok"
             self._set_deadline(default_trial_timeout_s(outcome.evaluation_s) if is_ok else FIRST_TIMEOUT_S)
         event = TaskFailed if message.again else TaskDone
         self._handle(event(rank, message.assignment, outcome, self.now_s()))
+
+    def _part_scored(self, rank: int, part: PartScored) -> None:
+        assign = self._busy.get(rank)
+        if assign is None or assign.assignment != part.assignment:
+            return
+        limit_s = self.trial_timeout_s
+        if self._parts.add(assign.task, part) > (FIRST_TIMEOUT_S if limit_s is None else limit_s):
+            self._out_of_time(rank, assign)
+            return
+        overhead_s = None if part.opening_s is None else part.seconds - part.evaluation_s + part.opening_s
+        self._handle(PartDone(rank, part.assignment, part.evaluation_s, overhead_s, self.now_s()))
+
+    def _out_of_time(self, rank: int, assign: Assign) -> None:
+        """The parts of a trial may take together what it may take in one piece."""
+        del self._busy[rank]
+        self._transport.send(rank, SkipModel(assign.assignment))
+        reason = f"its parts took longer than {self.trial_timeout_s:g} s together (tuning.trial_timeout)"
+        outcome = Outcome("timeout", rank=rank, reason=reason)
+        self._handle(TaskFailed(rank, assign.assignment, outcome, self.now_s()))
 
     def _set_deadline(self, timeout_s: float) -> None:
         self.trial_timeout_s = timeout_s
@@ -272,13 +305,19 @@ class Search:
             case Assign():
                 self._assign(command)
             case Evaluate():
-                self._transport.send(command.rank, EvaluateModel(command.assignment, command.packed))
+                self._transport.send(
+                    command.rank, EvaluateModel(command.assignment, command.packed, command.blocks)
+                )
+            case Combine():
+                scores = self._parts.all_of(self._busy[command.rank].task)
+                self._transport.send(command.rank, CombineScores(command.assignment, command.packed, scores))
             case Skip():
                 self._busy.pop(command.rank, None)
                 self._transport.send(command.rank, SkipModel(command.assignment))
             case Cancel():
                 self._cancel(command)
             case Propose() | Settle():
+                self._parts.drop(command.task)  # a number may be given again after its item was given up
                 self._record(command)
             case OpenStage():
                 self._record(command)
@@ -295,7 +334,7 @@ class Search:
         self._last_record = self._journal.append(record)
 
     def _assign(self, command: Assign) -> None:
-        self._busy[command.rank] = command.assignment
+        self._busy[command.rank] = command
         is_timed = isinstance(command.item, Probe) and command.item.kind == KIND
         (self._timed.add if is_timed else self._timed.discard)(command.rank)
         if command.rank == 0 and self._improves_soon():

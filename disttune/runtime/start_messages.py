@@ -81,6 +81,7 @@ class Prepared(ToMaster):
         versions: of the packages that decide the result.
         warnings: to be told once.
         n_blocks: of samples to calibrate on, 0 when the engine asks for no statistics.
+        n_sample_blocks: that a trial can be split into, 0 when it cannot.
         nonce: first bytes of the replica it has written.
         replica_fd: descriptor of the replica in the agent.
     """
@@ -93,6 +94,7 @@ class Prepared(ToMaster):
     versions: dict[str, str]
     warnings: tuple[str, ...] = ()
     n_blocks: int = 0
+    n_sample_blocks: int = 0
     nonce: bytes = b""
     replica_fd: int = -1
 

@@ -1,7 +1,8 @@
 """The trial or probe that a trial process is busy with, as its agent sees it.
 
 Phases: "building" (which may end in "waiting" for works, with the process idle, and begins again), "asking"
-whether to evaluate, "evaluating". A probe is measured while "building".
+what to evaluate, "evaluating" (all of it, or a part, after which it asks again). A probe is measured while
+"building".
 """
 
 import math
@@ -28,6 +29,7 @@ class TrialRun:
         self.built: Built | None = None
         self.may_go_on = False  # the works it waits for are done
         self._waits_since_s = 0.0
+        self._is_in_parts = False
         self._enter("building", self.started_s + self.preparation_s)
 
     @property
@@ -49,7 +51,16 @@ class TrialRun:
         self.built = built
         self._enter("asking", math.inf)
 
+    def scored(self, now_s: float) -> float:
+        """A part of the evaluation is done; returns the seconds of work since the last one, or all so far."""
+        seconds = now_s - self.started_s
+        self._is_in_parts = True
+        self._enter("asking", math.inf)
+        return seconds
+
     def evaluate(self, now_s: float) -> None:
+        if self._is_in_parts:  # what lies between parts is no work
+            self.started_s = now_s
         self._enter("evaluating", now_s + self.task.evaluation_timeout_s)
 
     def overdue(self, now_s: float) -> str:

@@ -23,6 +23,7 @@ import onnxruntime
 import disttune
 from disttune.config.errors import DisttuneError, InternalError, TrialError, UserCodeError
 from disttune.config.weight_methods import WEIGHT_METHODS
+from disttune.evaluate.blocks import n_blocks
 from disttune.evaluate.evaluators import evaluate, objectives
 from disttune.evaluate.probes import ProbeTools, find_probe
 from disttune.quantize.builder.writer import Blueprint
@@ -34,14 +35,17 @@ from disttune.quantize.target_check import check_target
 from disttune.quantize.work import Results, Work
 from disttune.runtime.built_model import BuiltModel, built_model
 from disttune.runtime.engines import Engines, WorksMissingError
+from disttune.runtime.evaluation import Evaluation
 from disttune.runtime.job_data import JobData
 from disttune.runtime.messages import (
     Answer,
     Built,
+    CombineScores,
     EvaluateModel,
     Export,
     Exported,
     OpenFile,
+    PartScored,
     Refused,
     RunTask,
     SkipModel,
@@ -96,10 +100,13 @@ class TrialWorker:
         self._shared = SharedTensors()
         self._built: BuiltModel | None = None
         self._built_for = -1  # assignment
+        self._evaluation: Evaluation | None = None
         self._asked: tuple[int | None, tuple[str, ...]] | None = None  # for whom, and keys of works
 
     def handle(self, message: object) -> object | None:
         """Do what the message asks; returns the answer, None when it needs none."""
+        if self._evaluation is not None and not isinstance(message, EvaluateModel):
+            self._evaluation.close()
         match message:
             case Prepare():
                 return self._guarded("Prepare", lambda: self._prepare(message))
@@ -125,6 +132,8 @@ class TrialWorker:
                 return self._trial(message.assignment, lambda: self._build(message))
             case EvaluateModel():
                 return self._trial(message.assignment, lambda: self._evaluate(message))
+            case CombineScores():
+                return self._trial(message.assignment, lambda: self._combine(message))
             case RunWork():
                 return self._run_work(message.work)
             case LearnResults():
@@ -199,6 +208,7 @@ class TrialWorker:
             versions={m.__name__: m.__version__ for m in MODULES} | {"python": platform.python_version()},
             warnings=data.warnings,
             n_blocks=self._statistics_work().n_blocks if self._needs_statistics() else 0,
+            n_sample_blocks=n_blocks(data.evaluators) if message.job.runtime.split_trials else 0,
             nonce=nonce,
             replica_fd=message.replica.descriptor,
         )
@@ -305,24 +315,26 @@ class TrialWorker:
         built, self._built_for = self._built, message.assignment
         return Built(message.assignment, built.model_digest, built.size_bytes, built.n_quantized)
 
-    def _evaluate(self, message: EvaluateModel) -> Answer:
-        built, data = self._built, self._data
-        assert built is not None
-        assert self._built_for == message.assignment
-        packed = message.packed or data.packs_weights
-        started_s = time.monotonic()
-        with data.model(built.source, self._shared, packed) as model:
-            values = evaluate(data.evaluators, model)
-        outcome = Outcome(
-            "ok",
-            values,
-            model_digest=built.model_digest,
-            size_bytes=built.size_bytes,
-            n_quantized=built.n_quantized,
-            evaluation_s=time.monotonic() - started_s,
-            packed=packed,
-        )
+    def _evaluate(self, message: EvaluateModel) -> Answer | PartScored:
+        built, evaluation = self._built_model(message.assignment), self._the_evaluation()
+        if message.blocks is not None:
+            return evaluation.part(message.assignment, built, message.packed, message.blocks)
+        return Answer(message.assignment, evaluation.whole(built, message.packed))
+
+    def _combine(self, message: CombineScores) -> Answer:
+        built = self._built_model(message.assignment)
+        outcome = self._the_evaluation().combine(built, message.packed, message.scores)
         return Answer(message.assignment, outcome)
+
+    def _built_model(self, assignment: int) -> BuiltModel:
+        assert self._built is not None
+        assert self._built_for == assignment
+        return self._built
+
+    def _the_evaluation(self) -> Evaluation:
+        if self._evaluation is None:
+            self._evaluation = Evaluation(self._data, self._shared)
+        return self._evaluation
 
     def _export(self, message: Export) -> Exported:
         built = self._built  # left in hand: its evaluation may come next

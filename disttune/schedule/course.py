@@ -147,7 +147,7 @@ class Course:
         if run.ending is None:
             self._draw_recorded(run)
         for entry in run.open:
-            is_cut = entry.rank is not None or self._was_cut(entry)
+            is_cut = bool(entry.ranks) or self._was_cut(entry)
             if is_cut:
                 self._tell(*self._dispatch.cancel(entry))
                 entry.step("cancelled")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from disttune.config.errors import InternalError
 from disttune.schedule.events import Assign, Cancel, Command
+from disttune.schedule.splitting import SplitTrials
 from disttune.schedule.stage_run import Entry, StageRun
 from disttune.schedule.stragglers import Stragglers
 from disttune.schedule.workers import Node, Workers
@@ -18,8 +19,9 @@ class Dispatch:
 
     def __init__(self) -> None:
         self._workers = Workers()
-        self._running: dict[int, Entry] = {}  # by rank; one that runs twice is there twice
+        self._running: dict[int, Entry] = {}  # by rank; one that several run is there for each
         self._assignments: dict[int, int] = {}  # by rank
+        self._n_entries = 0
         self._kept: Node | None = None
         self._next_assignment = 0
 
@@ -41,16 +43,20 @@ class Dispatch:
             raise InternalError(f"rank {rank} joined twice")
         self._workers.join(rank, node)
 
-    def lose(self, rank: int) -> Entry | None:
-        """A rank is gone; returns what it was running."""
+    @property
+    def n_entries(self) -> int:
+        """What runs, each once."""
+        return self._n_entries
+
+    def lose(self, rank: int) -> tuple[Entry | None, Node | None]:
+        """A rank is gone; returns what it was running, and its node."""
         if rank not in self._workers:
-            return None
-        self._workers.lose(rank)
-        return self._forget(rank)
+            return None, None
+        return self._forget(rank), self._workers.lose(rank)
 
     def runs(self, entry: Entry) -> bool:
         """Whether some rank runs it."""
-        return entry.rank is not None and self._running.get(entry.rank) is entry
+        return bool(entry.ranks)
 
     def answered(self, rank: int, assignment: int) -> Entry | None:
         """The entry that an answer is about; None for a late one (cancelled, or the rank counts as lost)."""
@@ -65,12 +71,11 @@ class Dispatch:
         self._forget(rank)
         self._workers.release(rank)
 
-    def cancel(self, entry: Entry) -> Iterator[Cancel]:
-        """Stop an entry wherever it runs."""
-        for rank in (entry.rank, entry.second):
-            if rank is not None and self._running.get(rank) is entry:
-                yield Cancel(rank, self._assignments[rank])
-                self.free(rank)
+    def cancel(self, entry: Entry, but: int | None = None) -> Iterator[Cancel]:
+        """Stop an entry wherever it runs, but on this rank."""
+        for rank in [rank for rank in entry.ranks if rank != but]:
+            yield Cancel(rank, self._assignments[rank])
+            self.free(rank)
 
     def cancel_all(self) -> Iterator[Command]:
         for entry in dict.fromkeys(self._running.values()):
@@ -82,8 +87,16 @@ class Dispatch:
         if self._kept is not None or not 0 < len(self._running) < len(self._workers):
             return
         for rank, entry in stragglers.find(self._running.values(), self._workers.idle, now_s):
-            entry.second = rank
             yield self._begin(rank, entry)
+
+    def help_with_parts(self, splits: SplitTrials, now_s: float) -> Iterator[Command]:
+        """Let workers that nothing else waits for score parts of what others run."""
+        if self._kept is not None or not 0 < len(self._running) < len(self._workers):
+            return
+        in_parts = dict.fromkeys(e for e in self._running.values() if e.parts is not None)
+        if in_parts:
+            for rank, entry in splits.help(in_parts, self._workers.idle, now_s):
+                yield self._begin(rank, entry)
 
     def hand_out(self, run: StageRun, now_s: float) -> Iterator[Command]:
         """Give idle workers what waits."""
@@ -100,9 +113,10 @@ class Dispatch:
     def check_invariants(self) -> None:
         for rank, entry in self._running.items():
             assert rank in self._workers
-            assert rank in (entry.rank, entry.second)
-            assert rank != entry.rank or self._assignments[rank] == entry.assignment
+            assert rank in entry.ranks
+            assert entry.state == "running"
         assert self._running.keys() == self._assignments.keys()
+        assert len(set(map(id, self._running.values()))) == self._n_entries
 
     def _hand_out_alone(self, run: StageRun, now_s: float) -> Iterator[Command]:
         if self._kept is not None and not self._kept.ranks:
@@ -119,26 +133,25 @@ class Dispatch:
 
     def _assign(self, rank: int, entry: Entry, now_s: float) -> Assign:
         entry.step("assigned")
-        entry.rank, entry.started_s = rank, now_s
-        assign = self._begin(rank, entry)
-        entry.assignment = assign.assignment
-        return assign
+        entry.started_s = now_s
+        return self._begin(rank, entry)
 
     def _begin(self, rank: int, entry: Entry) -> Assign:
         entry.attempts += 1
         assignment = self._next_assignment
         self._next_assignment += 1
         self._workers.take(rank)
+        self._n_entries += not entry.ranks
+        entry.ranks.append(rank)
         self._running[rank] = entry
         self._assignments[rank] = assignment
         return Assign(rank, assignment, entry.task, entry.item, entry.attempts, entry.alone)
 
     def _forget(self, rank: int) -> Entry | None:
-        """A rank no longer runs its entry; a second run that is left becomes the only one."""
+        """A rank no longer runs its entry, and others may."""
         entry = self._running.pop(rank, None)
         self._assignments.pop(rank, None)
-        if entry is not None and entry.second is not None:
-            if entry.rank == rank:
-                entry.rank, entry.assignment = entry.second, self._assignments[entry.second]
-            entry.second = None
+        if entry is not None:
+            entry.ranks.remove(rank)
+            self._n_entries -= not entry.ranks
         return entry

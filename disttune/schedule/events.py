@@ -42,6 +42,22 @@ class TaskDone:
 
 
 @dataclass(frozen=True, slots=True)
+class PartDone:
+    """A rank has scored the blocks it was given, and holds the model still.
+
+    Args:
+        evaluation_s: that it took.
+        overhead_s: until its first block could be scored, if this was its first part.
+    """
+
+    rank: int
+    assignment: int
+    evaluation_s: float
+    overhead_s: float | None
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TaskFailed:
     """The trial process crashed, ran out of time or of memory; the rank is ready again."""
 
@@ -70,7 +86,7 @@ class Interrupt:
     grace_s: float
 
 
-Event = WorkerJoined | ModelBuilt | TaskDone | TaskFailed | WorkerLost | Tick | Interrupt
+Event = WorkerJoined | ModelBuilt | PartDone | TaskDone | TaskFailed | WorkerLost | Tick | Interrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +122,20 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """The answer to ModelBuilt: nobody has measured this model, or not with packed weights as is asked."""
+    """The answer to ModelBuilt: nobody has measured this model, or not with packed weights as is asked.
+
+    With `blocks` these are scored and no more; then it answers PartDone, too.
+    """
+
+    rank: int
+    assignment: int
+    packed: bool = False
+    blocks: range | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """All blocks of a split trial are scored: make its metrics of them on this rank."""
 
     rank: int
     assignment: int
@@ -115,7 +144,7 @@ class Evaluate:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """The other answer: the outcome of this model is known. The rank is idle again."""
+    """The other answer: the outcome is known, or others score what is left. The rank is idle again."""
 
     rank: int
     assignment: int
@@ -182,6 +211,7 @@ Command = (
     | Propose
     | Assign
     | Evaluate
+    | Combine
     | Skip
     | Cancel
     | Settle

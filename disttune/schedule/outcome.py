@@ -17,11 +17,12 @@ class Outcome:
         model_digest: of the built model; None when building failed.
         size_bytes: of the built model.
         n_quantized: quantized nodes of the built model.
-        seconds: quantizing and evaluation, as the agent measured them.
+        seconds: quantizing and evaluation, as the agent measured them; of a split trial on all its ranks.
         evaluation_s: the evaluation alone.
-        rank: that measured it.
+        rank: that measured it, or put its parts together.
         reason: cause of a status other than "ok".
         stderr_tail: last lines the evaluation wrote to stderr, when it did not end well.
+        n_ranks: that evaluated it, each a part.
         packed: whether sessions packed their weights, as they do by default; a best one has to.
     """
 
@@ -36,4 +37,5 @@ class Outcome:
     rank: int = 0
     reason: str = ""
     stderr_tail: str = ""
+    n_ranks: int = 1
     packed: bool = True

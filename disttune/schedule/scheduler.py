@@ -11,6 +11,7 @@ from disttune.schedule.course import Course, Recording
 from disttune.schedule.dispatch import Dispatch
 from disttune.schedule.durations import Durations
 from disttune.schedule.events import (
+    Combine,
     Command,
     Evaluate,
     Event,
@@ -19,6 +20,7 @@ from disttune.schedule.events import (
     ModelBuilt,
     Note,
     Notice,
+    PartDone,
     Settle,
     Skip,
     TaskDone,
@@ -30,6 +32,8 @@ from disttune.schedule.events import (
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.outcome import Outcome
+from disttune.schedule.parts import Parts
+from disttune.schedule.splitting import NO_SPLITTING, Splitting, SplitTrials
 from disttune.schedule.stage_run import Entry
 from disttune.schedule.stragglers import Stragglers
 from disttune.space.candidate import Candidate
@@ -47,16 +51,23 @@ class Scheduler:
         history: table, goal and objective; its `tuning` is handed to the strategy.
         policy: budgets and stop conditions.
         recording: results of earlier sessions; None for a new job.
+        splitting: what an evaluation can be split into; by default it cannot.
     """
 
     def __init__(
-        self, strategy: Strategy, history: History, policy: ExitPolicy, recording: Recording | None = None
+        self,
+        strategy: Strategy,
+        history: History,
+        policy: ExitPolicy,
+        recording: Recording | None = None,
+        splitting: Splitting = NO_SPLITTING,
     ):
         self.history = history
         self._policy = policy
         self._dispatch = Dispatch()
         self._durations = Durations(history.tuning.summary)
         self._stragglers = Stragglers(self._durations)
+        self._splits = SplitTrials(splitting)
         self._commands: list[Command] = []
         self._course = Course(
             strategy, history, policy, recording, self._durations, self._dispatch, self._tell
@@ -89,6 +100,8 @@ class Scheduler:
                 self._dispatch.join(event.rank, event.node)
             case ModelBuilt():
                 self._built(event)
+            case PartDone():
+                self._part_done(event)
             case TaskDone():
                 self._done(event)
             case TaskFailed():
@@ -114,8 +127,8 @@ class Scheduler:
             entries = self._course.stage.open
             assert not self._course.stage.head(), "what can be committed is committed"
             running = [e for e in entries if e.state == "running"]
-            n_twice = sum(e.second is not None for e in running)
-            assert len(running) + n_twice == self._dispatch.n_running
+            assert sum(len(e.ranks) for e in entries) == self._dispatch.n_running
+            assert all(e.ranks for e in running)
             assert len({e.task for e in entries}) == len(entries)
 
     def _tell(self, *commands: Command) -> None:
@@ -127,13 +140,73 @@ class Scheduler:
         entry = self._dispatch.answered(event.rank, event.assignment)
         if entry is None:
             return
-        known = self._course.known(event.model_digest)
-        if known is None or (entry.packed and not known.packed):
-            self._tell(Evaluate(event.rank, event.assignment, entry.packed))
+        if entry.parts is not None:
+            self._helper_built(entry, entry.parts, event)
             return
-        self._tell(Skip(event.rank, event.assignment))
-        self._dispatch.free(event.rank)
-        self._settle(entry, replace(known, seconds=0.0, rank=event.rank))
+        known = self._course.known(event.model_digest)
+        if known is not None and (known.packed or not entry.packed):
+            self._skip(event.rank, event.assignment)
+            self._settle(entry, replace(known, seconds=0.0, n_ranks=1, rank=event.rank))
+        elif self._may_split(entry) and self._splits.begin(
+            entry, event.model_digest, event.now_s - entry.started_s
+        ):
+            self._next_part(entry, event.rank, event.assignment, event.now_s)
+        else:
+            self._tell(Evaluate(event.rank, event.assignment, entry.packed))
+
+    def _may_split(self, entry: Entry) -> bool:
+        """Whether ranks are going to be idle while this runs, and it is not run twice already."""
+        n_workers = self._dispatch.n_workers
+        return 1 == len(entry.ranks) < n_workers and self._course.stage.n_waiting < n_workers
+
+    def _helper_built(self, entry: Entry, parts: Parts, event: ModelBuilt) -> None:
+        if event.model_digest == parts.model_digest:
+            self._next_part(entry, event.rank, event.assignment, event.now_s)
+            return
+        parts.takes_helpers = False
+        self._skip(event.rank, event.assignment)
+        self._tell(
+            Notice(
+                f"trial {entry.task}: rank {event.rank} built another model than the first rank; its parts "
+                "are evaluated by others. Quantizing is not deterministic on these machines"
+            )
+        )
+        if not entry.ranks:
+            self._in_one_piece(entry)
+
+    def _part_done(self, event: PartDone) -> None:
+        entry = self._dispatch.answered(event.rank, event.assignment)
+        if entry is None or entry.parts is None:
+            return
+        if event.overhead_s is not None:
+            self._splits.learn_overhead(event.overhead_s)
+        entry.parts.done(event.rank, event.evaluation_s)
+        self._next_part(entry, event.rank, event.assignment, event.now_s)
+
+    def _next_part(self, entry: Entry, rank: int, assignment: int, now_s: float) -> None:
+        """What a rank that holds the model of a split trial does next."""
+        parts = entry.parts
+        assert parts is not None
+        if parts.complete:
+            self._tell(*self._dispatch.cancel(entry, but=rank), Combine(rank, assignment, entry.packed))
+            return
+        hands = max(len(entry.ranks), self._dispatch.n_workers // max(1, self._dispatch.n_entries))
+        may_repeat = not self._course.stage.n_waiting
+        blocks = parts.take(rank, self._splits.size(parts, hands), now_s, may_repeat)
+        if blocks is not None:
+            self._tell(Evaluate(rank, assignment, entry.packed, blocks))
+        elif len(entry.ranks) > 1:
+            self._skip(rank, assignment)
+
+    def _skip(self, rank: int, assignment: int) -> None:
+        self._tell(Skip(rank, assignment))
+        self._dispatch.free(rank)
+
+    def _in_one_piece(self, entry: Entry, event: str = "again") -> None:
+        """Run a split trial that did not go well as if it had never been split."""
+        self._tell(*self._dispatch.cancel(entry))
+        entry.parts, entry.in_one_piece = None, True
+        self._course.stage.again(entry, event)
 
     def _done(self, event: TaskDone) -> None:
         entry = self._dispatch.answered(event.rank, event.assignment)
@@ -142,35 +215,46 @@ class Scheduler:
                 self._tell(Notice(difference))
             return
         self._dispatch.free(event.rank)
-        if isinstance(entry.item, Candidate) and event.outcome.status == "ok":
-            self._stragglers.learn(entry.item, event.outcome.seconds, event.rank)
-        self._settle(entry, event.outcome)
+        parts, outcome = entry.parts, event.outcome
+        if parts is not None and not parts.complete:  # a part failed: the whole is to say why
+            self._in_one_piece(entry)
+            return
+        if parts is not None:
+            outcome = replace(outcome, n_ranks=len(parts.workers))
+        elif isinstance(entry.item, Candidate) and outcome.status == "ok":
+            self._stragglers.learn(entry.item, outcome.seconds, event.rank)
+        self._splits.learn(outcome)
+        self._settle(entry, outcome)
 
     def _failed(self, event: TaskFailed) -> None:
         entry = self._dispatch.answered(event.rank, event.assignment)
         if entry is None:
             return
+        is_split = entry.parts is not None
         was_alone = entry.alone or self._dispatch.is_alone(event.rank)
         self._dispatch.free(event.rank)
         if event.outcome.status == "crashed":
             entry.crashes += 1
             entry.avoid = event.rank
             stands = entry.crashes >= MAX_CRASHES
-        elif self._dispatch.runs(entry):
+        elif self._dispatch.runs(entry) and not is_split:
             return  # its other run decides
         else:
             entry.alone = True
-            stands = was_alone
+            stands = was_alone and not is_split
         if stands:
             self._settle(entry, event.outcome)
+        elif is_split:
+            self._in_one_piece(entry)
         elif not self._dispatch.runs(entry):
             self._course.stage.again(entry, "again")
 
     def _lost(self, event: WorkerLost) -> None:
-        entry = self._dispatch.lose(event.rank)
-        if entry is None:
+        entry, node = self._dispatch.lose(event.rank)
+        if entry is None or node is None:
             return
-        entry.losses += 1
+        if entry.parts is None or entry.parts.lose(event.rank, node):
+            entry.losses += 1
         if self._dispatch.runs(entry):
             return  # elsewhere, too
         if entry.losses >= MAX_LOSSES:
@@ -180,9 +264,11 @@ class Scheduler:
             self._course.stage.again(entry, "lost")
 
     def _settle(self, entry: Entry, outcome: Outcome) -> None:
-        for cancel in list(self._dispatch.cancel(entry)):  # its other run
+        for cancel in list(self._dispatch.cancel(entry)):  # its other run, or parts
             self._tell(cancel)
-            self._stragglers.beaten(cancel, entry.task, outcome)
+            if entry.parts is None:
+                self._stragglers.beaten(cancel, entry.task, outcome)
+        entry.parts = None
         entry.step("done")
         before = entry.outcome
         if before is not None and before.values != outcome.values:
@@ -212,6 +298,7 @@ class Scheduler:
                 stage.drawn_to_its_end()
             self._tell(*self._dispatch.hand_out(stage, now_s))
             if not stage.waits and not stage.waits_alone:
+                self._tell(*self._dispatch.help_with_parts(self._splits, now_s))
                 self._tell(*self._dispatch.help_stragglers(self._stragglers, now_s))
         elif not self._dispatch.n_running or now_s >= self._drain_until_s:
             self._course.finish(self._drain_reason)

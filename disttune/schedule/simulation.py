@@ -13,6 +13,7 @@ from disttune.schedule.course import Recording
 from disttune.schedule.events import (
     Assign,
     Cancel,
+    Combine,
     Command,
     Commit,
     Evaluate,
@@ -20,6 +21,7 @@ from disttune.schedule.events import (
     Finish,
     Interrupt,
     ModelBuilt,
+    PartDone,
     Settle,
     Skip,
     TaskDone,
@@ -33,6 +35,7 @@ from disttune.schedule.history import History
 from disttune.schedule.latency_window import KIND
 from disttune.schedule.outcome import Outcome
 from disttune.schedule.scheduler import Scheduler
+from disttune.schedule.splitting import Splitting
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
@@ -70,6 +73,9 @@ class SimulatedJob:
         batch_size: of samplers.
         size_bytes: of a candidate's model.
         calibration_samples: sizes that the job lists.
+        n_blocks: that an evaluation can be split into; 0: it cannot.
+        build_s: until a model is built, before `duration_s`.
+        evaluation_s: the float model's, as far as it is known at the start.
         latency: of a candidate's model, as a ratio to the float model's; an exception stands for a
             measurement that fails.
     """
@@ -92,6 +98,9 @@ class SimulatedJob:
     size_bytes: Callable[[Candidate], int] = lambda _: 100
     calibration_samples: tuple[int, ...] = ()
     latency: Callable[[Candidate], float] = lambda _: 1.0
+    n_blocks: int = 0
+    build_s: float = 0.0
+    evaluation_s: float = 0.0
 
     def scheduler(self, recording: Recording | None = None) -> Scheduler:
         objectives = (Objective("accuracy", self.higher_is_better),)
@@ -104,7 +113,8 @@ class SimulatedJob:
             self.policy.max_trials,
             self.calibration_samples,
         )
-        return Scheduler(self.strategy(), History(tuning, self.objective), self.policy, recording)
+        splitting = Splitting(self.n_blocks, self.evaluation_s)
+        return Scheduler(self.strategy(), History(tuning, self.objective), self.policy, recording, splitting)
 
     def outcome(self, item: Item) -> Outcome:
         """What comes of an item that ends by itself."""
@@ -145,6 +155,7 @@ class Simulation:
         time_s: virtual.
         n_events: that the scheduler took in.
         n_evaluations: that were begun.
+        n_parts: of split evaluations, that were begun.
         busy_s: of all workers.
         commands: that the scheduler gave.
     """
@@ -158,6 +169,7 @@ class Simulation:
     time_s: float = 0.0
     n_events: int = 0
     n_evaluations: int = 0
+    n_parts: int = 0
     busy_s: float = 0.0
     commands: list[Command] = field(default_factory=list)
 
@@ -246,6 +258,8 @@ class _Run:
         self._heap: list[tuple[float, int, Event]] = []
         self._n_pushed = 0
         self._running: dict[int, Assign] = {}
+        self._worked_s: dict[int, float] = {}  # by task, all of its parts so far
+        self._has_scored: set[int] = set()  # assignments
         self._result = Simulation()
 
     def run(
@@ -292,11 +306,9 @@ class _Run:
                 self._running[command.rank] = command
                 self._start(command, now_s)
             case Evaluate():
-                result.n_evaluations += 1
-                item = self._running[command.rank].item
-                at_s = now_s + self._job.duration_s(item, command.rank)
-                outcome = replace(self._job.outcome(item), seconds=at_s - now_s, rank=command.rank)
-                self._push(at_s, TaskDone(command.rank, command.assignment, outcome, at_s))
+                self._evaluate(command, now_s)
+            case Combine():
+                self._answer(command.rank, self._worked_s[self._running[command.rank].task], now_s)
             case Skip() | Cancel():
                 self._running.pop(command.rank, None)
             case Settle(item=Candidate() as candidate):
@@ -314,18 +326,56 @@ class _Run:
 
     def _start(self, assign: Assign, now_s: float) -> None:
         item, rank = assign.item, assign.rank
+        built_s = now_s + (self._job.build_s if isinstance(item, Candidate) else 0.0)
+        self._result.busy_s += built_s - now_s
+        if assign.attempt == 1:
+            self._worked_s[assign.task] = 0.0
+        status = self._violent_end(item)
+        outcome = self._job.outcome(item)
+        if (status is None or self._job.n_blocks) and outcome.model_digest is not None:
+            self._push(built_s, ModelBuilt(rank, assign.assignment, outcome.model_digest, built_s))
+            return
         seconds = self._job.duration_s(item, rank)
         self._result.busy_s += seconds
-        status = self._violent_end(item)
+        done_s = built_s + seconds
         if status is not None:
-            outcome = Outcome(status, rank=rank)
-            self._push(now_s + seconds, TaskFailed(rank, assign.assignment, outcome, now_s + seconds))
-            return
-        outcome = self._job.outcome(item)
-        if outcome.model_digest is not None:
-            self._push(now_s, ModelBuilt(rank, assign.assignment, outcome.model_digest, now_s))
+            self._push(done_s, TaskFailed(rank, assign.assignment, Outcome(status, rank=rank), done_s))
         else:
-            self._push(now_s + seconds, TaskDone(rank, assign.assignment, outcome, now_s + seconds))
+            self._push(done_s, TaskDone(rank, assign.assignment, outcome, done_s))
+
+    def _answer(self, rank: int, seconds: float, at_s: float) -> None:
+        """An evaluation ends; its seconds are those of all parts."""
+        assign = self._running[rank]
+        outcome = replace(
+            self._job.outcome(assign.item),
+            seconds=self._job.build_s + seconds,
+            evaluation_s=seconds,
+            rank=rank,
+        )
+        self._push(at_s, TaskDone(rank, assign.assignment, outcome, at_s))
+
+    def _evaluate(self, command: Evaluate, now_s: float) -> None:
+        """All of it or a part, which a failure or violent end shows in, too."""
+        assign, blocks = self._running[command.rank], command.blocks
+        seconds = self._job.duration_s(assign.item, command.rank)
+        if blocks is not None:
+            seconds *= len(blocks) / self._job.n_blocks
+            self._result.n_parts += 1
+        else:
+            self._result.n_evaluations += 1
+        self._result.busy_s += seconds
+        at_s = now_s + seconds
+        status = self._violent_end(assign.item)
+        if status is not None:
+            outcome = Outcome(status, rank=command.rank)
+            self._push(at_s, TaskFailed(command.rank, command.assignment, outcome, at_s))
+        elif blocks is None or (0 in blocks and self._job.outcome(assign.item).status != "ok"):
+            self._answer(command.rank, seconds, at_s)
+        else:
+            self._worked_s[assign.task] += seconds
+            overhead_s = self._job.build_s if assign.assignment not in self._has_scored else None
+            self._has_scored.add(assign.assignment)
+            self._push(at_s, PartDone(command.rank, command.assignment, seconds, overhead_s, at_s))
 
     def _violent_end(self, item: Item) -> Status | None:
         if isinstance(item, Probe):

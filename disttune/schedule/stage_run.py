@@ -12,6 +12,7 @@ from disttune.config.errors import InternalError
 from disttune.config.goal import Goal
 from disttune.schedule.durations import Durations
 from disttune.schedule.outcome import Outcome
+from disttune.schedule.parts import Parts
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Item, Probe, Stage, StageResult
 from disttune.strategy.trial import Trial
@@ -34,11 +35,11 @@ class Entry:
         task: the trial's number; negative for a probe.
         item: candidate or probe.
         repeat_of: number of the first trial with the same candidate.
-        rank: that runs it.
-        assignment: of the current run.
-        started_s: when that run began.
+        ranks: that run it, first come first; several run it twice, or parts of it.
+        started_s: when the first of them began.
         expected_s: that it should take, once somebody has asked for it.
-        second: rank that runs it as well.
+        parts: who evaluates which samples, where it is split.
+        in_one_piece: it is not split again.
         attempts: runs so far.
         crashes: trial processes it has killed.
         losses: ranks that vanished while they ran it.
@@ -53,11 +54,11 @@ class Entry:
     state: str = "waiting"
     outcome: Outcome | None = None
     repeat_of: int | None = None
-    rank: int | None = None
-    assignment: int | None = None
+    ranks: list[int] = field(default_factory=list)
     started_s: float = 0.0
     expected_s: float | None = None
-    second: int | None = None
+    parts: Parts | None = None
+    in_one_piece: bool = False
     attempts: int = 0
     crashes: int = 0
     losses: int = 0
@@ -73,8 +74,6 @@ class Entry:
         if event not in LIFE[self.state]:
             raise InternalError(f"task {self.task} is {self.state}: {event} cannot happen to it")
         self.state = LIFE[self.state][event]
-        if self.state != "running":
-            self.rank = self.assignment = self.second = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +208,11 @@ class StageRun:
         if self._alone:
             return self._alone[0]
         return self._waiting[0][2] if self._waiting else None
+
+    @property
+    def n_waiting(self) -> int:
+        """Entries that wait for a worker."""
+        return len(self._waiting) + len(self._alone)
 
     @property
     def waits(self) -> bool:

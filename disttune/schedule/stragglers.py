@@ -79,8 +79,7 @@ class Stragglers:
         )
 
     def _rest_s(self, entry: Entry, now_s: float) -> float:
-        assert entry.rank is not None
-        takes_s = self._expected_s(entry) * self._pace(entry.rank)
+        takes_s = self._expected_s(entry) * self._pace(entry.ranks[0])
         for_s = now_s - entry.started_s
         return for_s if for_s > OVERDUE * takes_s else takes_s - for_s
 
@@ -105,4 +104,5 @@ def _first_two(rest: tuple[float, int, Entry]) -> tuple[float, int]:
 
 
 def _may_run_twice(entry: Entry) -> bool:
-    return isinstance(entry.item, Candidate) and entry.second is None and not entry.alone
+    is_one_run = len(entry.ranks) == 1 and entry.parts is None
+    return isinstance(entry.item, Candidate) and is_one_run and not entry.alone

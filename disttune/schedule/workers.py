@@ -33,11 +33,12 @@ class Workers:
         self._node_of[rank].ranks.add(rank)
         self._idle[rank] = None
 
-    def lose(self, rank: int) -> None:
+    def lose(self, rank: int) -> Node:
         node = self._node_of.pop(rank)
         node.ranks.discard(rank)
         node.busy.discard(rank)
         self._idle.pop(rank, None)
+        return node
 
     def take(self, rank: int) -> None:
         del self._idle[rank]

@@ -44,8 +44,8 @@ class Trial:
         duplicate_of: number of the first trial with the same candidate or the same model.
         size_bytes: of the built model; None when building failed.
         n_quantized: quantized nodes of the built model.
-        seconds: quantizing and evaluation on the rank that measured it; 0 for a duplicate.
-        rank: that measured it.
+        seconds: quantizing and evaluation, on all ranks that had a part in it; 0 for a duplicate.
+        rank: that measured it, or put its parts together.
         reason: cause of a status other than "ok".
         latency: where it was measured: of trials that meet the goal, when something asks for it.
         cancelled: ended by the job's timeout: it uses no trial and a resume may run it again.

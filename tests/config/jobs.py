@@ -174,7 +174,8 @@ random_jobs = st.fixed_dictionaries(
         ).filter(_can_be_built),
         "runtime": _table(
             master_works=st.booleans(), memory=st.sampled_from(["private", "shared"]),
-            isolation=st.sampled_from(["process", "none"]), lost_after=st.floats(5.5, 1e9),
+            isolation=st.sampled_from(["process", "none"]), split_trials=st.booleans(),
+            lost_after=st.floats(5.5, 1e9),
         ),
     },
 )  # fmt: skip

@@ -11,12 +11,15 @@ from disttune.runtime.messages import (
     Alive,
     Answer,
     CancelTask,
+    CombineScores,
+    EvaluateModel,
     Export,
     Exported,
     Goodbye,
     Heard,
     LogText,
     OpenFile,
+    PartScored,
     Refused,
     SkipModel,
     Unusable,
@@ -44,6 +47,34 @@ def without_alive(messages: list[object]) -> list[object]:
 
 
 # A trial
+
+
+def test_a_part_is_told_with_its_seconds_and_the_model_waits_for_the_next(rank: Rank):
+    part = PartScored(5, range(3), ((0.5,),) * 3, evaluation_s=2.0, opening_s=0.5)
+    rank.gets(task(5, timeout_s=10.0))
+    rank.now_s = 1.0
+    rank.hears(built(5)).gets(EvaluateModel(5, blocks=range(3)))
+    rank.now_s = 3.0
+    rank.hears(part)
+    rank.waits(100.0)  # for others: no work, and no limit
+    rank.gets(CombineScores(5, False, ((0.5,),) * 6))
+    rank.now_s += 1.0
+    rank.hears(answer(5))
+
+    assert without_alive(rank.news()) == [
+        built(5),
+        replace(part, seconds=3.0),
+        Answer(5, replace(OK, seconds=1.0, rank=3)),
+    ]
+
+
+def test_a_part_has_the_deadline_of_its_trial(rank: Rank):
+    rank.gets(task(5, timeout_s=10.0)).hears(built(5)).gets(EvaluateModel(5, blocks=range(3)))
+
+    rank.waits(11.0)
+
+    (told,) = [m for m in rank.news() if isinstance(m, Answer)]
+    assert (told.outcome.status, told.again) == ("timeout", True)
 
 
 def test_a_trial_is_built_asked_about_and_evaluated(rank: Rank):

@@ -30,7 +30,17 @@ def test_every_kind_has_a_sample():
 
 @pytest.mark.parametrize("record", one_of_each(), ids=lambda r: r.kind)
 def test_missing_key_is_named(record: Record):
-    optional = {"format", "reason", "stderr_tail", "cancelled", "packed", "reduce_range", "n_items"}
+    optional = {
+        "format",
+        "reason",
+        "stderr_tail",
+        "cancelled",
+        "packed",
+        "reduce_range",
+        "n_items",
+        "n_blocks",
+        "n_ranks",
+    }
     for name in set(record.to_dict()) - optional - {"kind"}:
         data = {k: v for k, v in record.to_dict().items() if k != name}
         with pytest.raises(ValueError, match=f"a {record.kind} record lacks {name}"):

@@ -10,7 +10,9 @@ from disttune.config.errors import DisttuneError
 from disttune.runtime.listener import Silent
 from disttune.runtime.messages import (
     CancelTask,
+    CombineScores,
     Envelope,
+    EvaluateModel,
     Export,
     Exported,
     RankLost,
@@ -80,8 +82,11 @@ class Told(Silent):
 class Ranks(SimulatedTransport):
     """Simulated ranks that keep what they are sent; exports are answered as told, after a second."""
 
-    def __init__(self, n_ranks: int, run: Callable[..., SimulatedRun], export: Callable[[Export], ToMaster]):
-        super().__init__(n_ranks, run)
+    def __init__(
+        self, n_ranks: int, run: Callable[..., SimulatedRun], export: Callable[[Export], ToMaster],
+        n_blocks: int = 0,
+    ):  # fmt: skip
+        super().__init__(n_ranks, run, n_blocks=n_blocks)
         self.sent: list[tuple[int, ToAgent | ToMaster]] = []
         self._export = export
 
@@ -113,13 +118,14 @@ class Scene:
     def __init__(self, *metrics: float, ranks: int = 1, join: int | None = None, disk: Disk | None = None,
                  export: Callable[[Export], ToMaster] = written, trial_timeout_s: float | None = 60.0,
                  exported: str | None = None, seconds: Callable[[int], float] = lambda _: 1.0,
-                 policy: ExitPolicy | None = None):  # fmt: skip
+                 policy: ExitPolicy | None = None, n_blocks: int = 0):  # fmt: skip
         self.disk, self.told = disk or Disk(), Told()
         self._seconds = seconds
         self.values = dict(zip(SPACE, metrics, strict=False))
-        self.transport = Ranks(ranks, self._run, export)
+        self.transport = Ranks(ranks, self._run, export, n_blocks)
         job = SimulatedJob(lambda: Listed(Stage("all", list(self.values))), SPACE, lambda c: 0.0,
-                           policy=policy or ExitPolicy("budget"))  # fmt: skip
+                           policy=policy or ExitPolicy("budget"), n_blocks=n_blocks,
+                           evaluation_s=seconds(0))  # fmt: skip
         self.search = Search(
             job.scheduler(), self.transport, self.disk, self.told, trial_timeout_s,
             best_path=BEST, exported=exported,
@@ -210,6 +216,30 @@ def test_a_trial_on_a_slow_rank_is_run_on_an_idle_one_too_and_cancelled_where_it
     assert [number for number, _ in scene.told.commits] == list(range(12))
     assert len(scene.disk.of(ResultRecord)) == 12
     assert scene.transport.now_s() < 25.0
+
+
+# Parts
+
+
+def test_a_split_trial_has_one_record_with_the_seconds_of_all_its_ranks():
+    scene = Scene(0.5, ranks=4, seconds=lambda rank: 10.0, n_blocks=50).run()
+
+    (record,) = scene.disk.of(ResultRecord)
+    assert record.n_ranks == 4
+    assert record.evaluation_s == pytest.approx(10.0)
+    assert record.values == (0.5,)
+    assert scene.transport.now_s() < 6.0
+    (combined,) = scene.transport.of(CombineScores)
+    assert combined.scores == tuple(range(50))
+
+
+def test_parts_take_together_no_longer_than_one_piece_may():
+    scene = Scene(0.5, ranks=4, seconds=lambda rank: 100.0, n_blocks=50, trial_timeout_s=60.0)
+    while not any(m.blocks is None for m in scene.transport.of(EvaluateModel)):
+        scene.step()
+
+    assert scene.transport.now_s() < 30.0  # then it runs once more, in one piece and alone
+    assert len(scene.transport.of(CancelTask)) >= 3
 
 
 # Export

@@ -15,6 +15,7 @@ from disttune.config.job_file import job_from_dict
 from disttune.runtime.messages import (
     Answer,
     Built,
+    CombineScores,
     EvaluateModel,
     Export,
     Exported,
@@ -267,3 +268,49 @@ def test_a_job_that_has_moved_has_the_same_digests(folder: Path, tmp_path_factor
 
 def _changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
+
+
+# Parts of an evaluation
+
+
+def of_metric(folder: Path, **sections: dict[str, Any]) -> Process:
+    """Two and a half blocks of samples."""
+    samples = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
+    np.savez(folder / "samples.npz", x=samples)
+    process = Process(folder, evaluation={"metric": "mse", "data": "samples.npz"}, **sections)
+    process.worker.handle(MeasureBaseline())
+    return process
+
+
+def test_parts_on_two_processes_give_the_metric_of_one_piece_bit_for_bit(folder: Path):
+    first = of_metric(folder)
+    assert first.prepared.n_sample_blocks == 3
+    first.build()
+    whole = first.evaluate().outcome
+    second = of_metric(folder)
+    first.build(1)
+    second.build(2)
+
+    parts = [
+        first.worker.handle(EvaluateModel(1, blocks=range(1))),
+        second.worker.handle(EvaluateModel(2, blocks=range(2, 3))),
+        first.worker.handle(EvaluateModel(1, blocks=range(1, 2))),
+    ]
+    scores = {b: s for part in parts for b, s in zip(part.blocks, part.scores, strict=True)}
+    in_order = tuple(scores[block] for block in range(3))
+    combined = second.worker.handle(CombineScores(2, False, in_order)).outcome
+
+    assert combined.values == whole.values
+    assert combined.model_digest == whole.model_digest
+    assert [part.opening_s is None for part in parts] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "split_trials"),
+    [({"function": "eval.py:evaluate"}, True), ({"metric": "mse", "data": "data.npz"}, False)],
+)
+def test_functions_of_a_model_are_not_split_and_nothing_is_when_it_is_turned_off(
+    folder: Path, evaluation: dict[str, Any], split_trials: bool
+):
+    process = Process(folder, evaluation=evaluation, runtime={"split_trials": split_trials})
+    assert process.prepared.n_sample_blocks == 0

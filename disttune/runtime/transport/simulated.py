@@ -7,14 +7,16 @@ counter breaks ties first in, first out. Time passes only in `receive`.
 import heapq
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from disttune.runtime.messages import (
     Answer,
     Built,
     CancelTask,
+    CombineScores,
     Envelope,
     EvaluateModel,
+    PartScored,
     RankLost,
     RunTask,
     SkipModel,
@@ -51,6 +53,7 @@ class SimulatedTransport:
             item has been started before.
         lost_at_s: when a rank vanishes, by rank.
         message_s: time a message takes.
+        n_blocks: of samples in an evaluation.
     """
 
     rank = 0
@@ -61,12 +64,14 @@ class SimulatedTransport:
         run: Callable[[Item, int, int], SimulatedRun],
         lost_at_s: Mapping[int, float] | None = None,
         message_s: float = 0.0,
+        n_blocks: int = 1,
     ):
         self.size = n_ranks
         self.survives_loss = False
         self.n_messages = 0
         self._run = run
         self._message_s = message_s
+        self._n_blocks = n_blocks
         self._clock_s = 0.0
         self._counter = itertools.count()
         self._events: list[tuple[float, int, Envelope]] = []
@@ -97,8 +102,14 @@ class SimulatedTransport:
                         outcome.n_quantized or 0,
                     )
                     self._push(self._later(run.build_s), Envelope(to, built))
-            case EvaluateModel():
+            case EvaluateModel(blocks=None):
                 self._answer(to, self._current[to][1].evaluation_s)
+            case EvaluateModel():
+                self._score(to, message)
+            case CombineScores():
+                assignment, run = self._current[to]
+                outcome = replace(run.outcome, seconds=0.0, evaluation_s=0.0)  # its parts took them
+                self._push(self._later(0.0), Envelope(to, Answer(assignment, outcome)))
             case SkipModel() | CancelTask():
                 self._current.pop(to, None)
             case _:
@@ -124,6 +135,16 @@ class SimulatedTransport:
         assignment, run = self._current[rank]
         self._push(self._later(after_s), Envelope(rank, Answer(assignment, run.outcome, run.again)))
 
+    def _score(self, rank: int, message: EvaluateModel) -> None:
+        """A part of an evaluation: its share of the time, and scores that nobody looks at."""
+        assert message.blocks is not None
+        assignment, run = self._current[rank]
+        seconds = run.evaluation_s * len(message.blocks) / self._n_blocks
+        part = PartScored(
+            assignment, message.blocks, tuple(message.blocks), seconds, opening_s=0.0, seconds=seconds
+        )
+        self._push(self._later(seconds), Envelope(rank, part))
+
     def _later(self, seconds: float) -> float:
         return self._clock_s + seconds + 2 * self._message_s
 
@@ -136,6 +157,6 @@ class SimulatedTransport:
             return False
         if isinstance(message, RankLost):
             self._lost.add(rank)
-        if isinstance(message, Built | Answer):
+        if isinstance(message, Built | Answer | PartScored):
             return self._current.get(rank, (None,))[0] == message.assignment
         return True
