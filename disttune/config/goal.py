@@ -7,6 +7,7 @@ the target (without it one exact tie in eight is missed in floating point).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Criterion = Literal["relative", "absolute"]
@@ -27,7 +28,7 @@ class Objective:
     weight: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Goal:
     """The targets that a trial's metrics are held against.
 
@@ -51,7 +52,7 @@ class Goal:
     def weighted(self) -> bool:
         return self.objectives[0].weight is not None
 
-    @property
+    @cached_property
     def separate(self) -> bool:
         """Whether each of several evaluators has its own target."""
         return len(self.objectives) > 1 and not self.weighted
@@ -73,7 +74,7 @@ class Goal:
     def baseline_metric(self) -> float:
         return self.metric(self.baseline)
 
-    @property
+    @cached_property
     def target(self) -> float:
         """What `metric` must reach: 0 with separate targets (it is a margin then)."""
         if self.separate:

@@ -40,6 +40,7 @@ GROUP_S = 0.02  # a record waits at most this long before it is written
 RETRY_S = 5.0  # between attempts while the disk refuses
 _START = b'{"n":1,"session":1,"kind":"job",'
 _CHECKSUM = re.compile(rb',"crc":"([0-9a-f]{8})"\}')
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 _CHECKSUM_LENGTH = len(b',"crc":"01234567"}')
 
 
@@ -134,7 +135,7 @@ def encode_line(number: int, session: int, record: Record) -> bytes:
         TypeError: a value inside is not plain JSON.
     """
     line = {"n": number, "session": session, **record.to_dict()}
-    body = json.dumps(line, allow_nan=False, separators=(",", ":"))[:-1].encode("ascii")
+    body = _encode(line)[:-1].encode("ascii")
     return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 
 

@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
@@ -18,6 +18,7 @@ from disttune.runtime.listener import Listener
 from disttune.runtime.lock import RENEW_S
 from disttune.runtime.master import Master
 from disttune.runtime.messages import Goodbye, RankLost, ToAgent, ToMaster
+from disttune.runtime.rare_collections import rare_collections
 from disttune.runtime.result import TuningResult
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.start_messages import Functions, Hello
@@ -96,8 +97,9 @@ def run_master(
     master: Master | None = None
     goodbye = Goodbye(1, message="rank 0 ended with a fault")
     try:
-        with listening_to_signals(asked.note), run:
+        with listening_to_signals(asked.note), run, ExitStack() as stack:
             if job.runtime.isolation == "process":
+                stack.enter_context(rare_collections())
                 agent.start()
             contents = run.open(fresh)
             master = Master(job, functions, run, contents, transport, listener)

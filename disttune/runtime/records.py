@@ -34,8 +34,10 @@ class Record:
     t: float
 
     def __post_init__(self) -> None:
-        for name, fit in _FITS[self.kind].items():
+        for name, exact, fit in _FITS[self.kind]:
             value = getattr(self, name)
+            if value.__class__ is exact:
+                continue
             fitted = fit(value)
             if fitted is _UNFIT:
                 rule = _rule(_FIELDS[self.kind][name])
@@ -376,4 +378,8 @@ def _shortened(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_FITS = {kind: {name: _fit(hint) for name, hint in hints.items()} for kind, hints in _FIELDS.items()}
+_EXACT = {str: str, bool: bool, str | None: str, bool | None: bool}  # types whose every value fits
+_FITS = {
+    kind: [(name, _EXACT.get(hint), _fit(hint)) for name, hint in hints.items() if hint is not Any]
+    for kind, hints in _FIELDS.items()
+}

@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from operator import itemgetter
@@ -47,8 +47,8 @@ class Candidate:
     @classmethod
     def of(cls, configs: Mapping[str, OpConfig], recipes: Mapping[str, RecipeValue] | None = None) -> Self:
         """The candidate with these configs, one for each op in graph order."""
-        default = Counter(configs.values()).most_common(1)[0][0] if configs else FLOAT32
-        exceptions = tuple((op, c) for op, c in configs.items() if c != default)
+        default = _most_frequent(configs.values()) if configs else FLOAT32
+        exceptions = tuple((op, c) for op, c in configs.items() if c is not default and c != default)
         return cls(tuple(configs), default, exceptions, tuple(sorted((recipes or {}).items())))
 
     def config_of(self, op: str) -> OpConfig:
@@ -56,7 +56,8 @@ class Candidate:
 
     def configs(self) -> dict[str, OpConfig]:
         """Config of every op, in graph order."""
-        return {op: self.config_of(op) for op in self.ops}
+        config_of, default = self._by_op.get, self.default
+        return {op: config_of(op, default) for op in self.ops}
 
     def with_configs(self, changes: Mapping[str, OpConfig]) -> Self:
         """The same candidate with other configs for some ops.
@@ -95,7 +96,8 @@ class Candidate:
         """Plain JSON types, without the list of ops (the space has it)."""
         data: dict[str, Any] = {"default": self.default.to_dict()}
         if self.exceptions:
-            data["exceptions"] = {op: c.to_dict() for op, c in self.exceptions}
+            known = {id(c): c.to_dict() for c in {id(c): c for _, c in self.exceptions}.values()}
+            data["exceptions"] = {op: known[id(c)] for op, c in self.exceptions}
         if self.recipes:
             data["recipes"] = dict(self.recipes)
         return data
@@ -120,6 +122,15 @@ class Candidate:
         parts += [f"{len(kinds) - 2} other configs"] if len(kinds) > 2 else []
         parts += [f"{n_float} of {len(self.ops)} ops in float"] if n_float else []
         return "; ".join(parts + [f"{name}={value}" for name, value in self.recipes])
+
+
+def _most_frequent(configs: Collection[OpConfig]) -> OpConfig:
+    """The first on a tie. Counted by identity first: a space has few configs, and hashing them is slow."""
+    objects = {id(c): c for c in configs}
+    counts: Counter[OpConfig] = Counter()
+    for i, n in Counter(map(id, configs)).items():
+        counts[objects[i]] += n
+    return counts.most_common(1)[0][0]
 
 
 def _text_of(config: OpConfig) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from disttune.runtime.journal import encode_line
 from disttune.runtime.listener import Silent
 from disttune.runtime.messages import ToMaster
+from disttune.runtime.rare_collections import rare_collections
 from disttune.runtime.records import Record
 from disttune.runtime.search import Search
 from disttune.runtime.transport.simulated import SimulatedRun, SimulatedTransport
@@ -77,14 +78,15 @@ def run_at_scale(n_ranks: int, n_trials: int, as_list: bool) -> Scale:
     transport = SimulatedTransport(n_ranks, run, message_s=MESSAGE_S)
     search = Search(job.scheduler(), transport, Encoded(), Silent(), trial_timeout_s=1e9)
     began_s = time.thread_time()
-    search.start()
-    for rank in range(n_ranks):
-        search.join(rank, f"node-{rank // RANKS_PER_NODE}")
-    while not search.done:
-        for envelope in transport.receive(1.0):
-            assert isinstance(envelope.message, ToMaster)
-            search.receive(envelope.source, envelope.message)
-            search.poll()
+    with rare_collections():
+        search.start()
+        for rank in range(n_ranks):
+            search.join(rank, f"node-{rank // RANKS_PER_NODE}")
+        while not search.done:
+            for envelope in transport.receive(1.0):
+                assert isinstance(envelope.message, ToMaster)
+                search.receive(envelope.source, envelope.message)
+                search.poll()
     master_s = time.thread_time() - began_s
     bound_s = max(sum(taken) / n_ranks, max(taken))
     return Scale(transport.now_s(), bound_s, 2 * len(taken), master_s)

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from disttune.config.errors import JournalError
@@ -57,7 +57,6 @@ def test_records_come_back_in_order(tmp_path: Path):
     assert contents == JournalContents(tuple(one_of_each()), False, len(one_of_each()), len(SAMPLE))
 
 
-@settings(deadline=None)
 @given(st.lists(ANY_RECORD, max_size=5))
 def test_any_records_come_back(records: list[Record]):
     records = [job_record(), *records]

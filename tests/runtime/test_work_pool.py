@@ -162,7 +162,7 @@ class Crowd(RuleBasedStateMachine):
 
 
 TestAnyOrder = Crowd.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def test_longest_work_comes_first_and_equal_ones_in_order():
