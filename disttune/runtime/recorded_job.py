@@ -15,6 +15,7 @@ from disttune.config.errors import InputError, JournalError
 from disttune.config.schemes import OpConfig
 from disttune.runtime.journal import JournalContents
 from disttune.runtime.records import (
+    BaselineRecord,
     CommitRecord,
     FinishRecord,
     JobRecord,
@@ -27,6 +28,7 @@ from disttune.runtime.records import (
     StageRecord,
 )
 from disttune.schedule.recorded_job import RECORDED, RecordedJob, RecordedRun, RecordedStage
+from disttune.schedule.splitting import NO_SPLITTING, Splitting
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Item, Probe
 
@@ -79,6 +81,7 @@ class _Reader:
             startup_s=self._startup_s(),
             closing_s=self._closing_s(),
             handover_s=self._handover_s(),
+            splitting=self._splitting(),
             n_ranks=max(1, first.n_ranks) if first else 1,
             n_nodes=max(1, len(first.hosts)) if first else 1,
         )
@@ -118,7 +121,7 @@ class _Reader:
     def _build_s(self, record: ResultRecord) -> float:
         if record.evaluation_s < 0:
             raise self._wrong(record, f"an evaluation that took {record.evaluation_s:g} s")
-        return max(0.0, self._seconds(record) - record.evaluation_s)
+        return max(0.0, self._seconds(record) - record.evaluation_s) / _hands(record)
 
     def _seconds(self, record: ResultRecord | ProbeResultRecord | LatencyRecord) -> float:
         if record.seconds < 0:
@@ -170,7 +173,7 @@ class _Reader:
     def _startup_s(self) -> float:
         """Until the first trial or probe began."""
         for session in self._sessions():
-            began = [r.t - self._seconds(r) for r in session if isinstance(r, MEASURED)]
+            began = [r.t - self._seconds(r) / _hands(r) for r in session if isinstance(r, MEASURED)]
             if began:
                 opened = next((r.t for r in session if isinstance(r, SessionRecord)), 0.0)
                 return max(0.0, min(began) - opened)
@@ -192,11 +195,15 @@ class _Reader:
             ended: dict[int, float] = {}
             for r in session:
                 if isinstance(r, MEASURED):
-                    if r.rank in ended and r.seconds > 0:
+                    if r.rank in ended and r.seconds > 0 and _hands(r) == 1:
                         gaps.append(max(0.0, r.t - ended[r.rank] - r.seconds))
                     ended[r.rank] = r.t
         is_alone = all(s.n_ranks == 1 for s in self._of(SessionRecord))
         return (mean if is_alone else median)(gaps) if gaps else 0.0
+
+    def _splitting(self) -> Splitting:
+        baseline = next(iter(self._of(BaselineRecord)), None)
+        return Splitting(baseline.n_blocks, max(0.0, baseline.seconds)) if baseline else NO_SPLITTING
 
     def _sessions(self) -> Iterator[list[Record]]:
         session: list[Record] = []
@@ -229,6 +236,11 @@ class _Reader:
     def _wrong(self, record: Record, what: str) -> JournalError:
         where = f"trial {record.trial}" if hasattr(record, "trial") else f"a {record.kind} record"
         return JournalError(f"{self._path}: {where} has {what}. Restore the file from a copy.")
+
+
+def _hands(record: Record) -> int:
+    """Ranks that had a part in it."""
+    return max(1, record.n_ranks) if isinstance(record, ResultRecord) else 1
 
 
 def _counts_latency(objective: object) -> bool:

@@ -17,12 +17,14 @@ from disttune.config.errors import InputError, InternalError
 from disttune.schedule.events import (
     Assign,
     Cancel,
+    Combine,
     Command,
     Commit,
     Evaluate,
     Event,
     Finish,
     ModelBuilt,
+    PartDone,
     Propose,
     Settle,
     Skip,
@@ -185,7 +187,8 @@ class _Run:
     assign: Assign
     recorded: RecordedRun
     began_s: float  # when the master gave the word
-    worked_s: float = 0.0
+    worked_s: float = 0.0  # since then
+    has_scored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,7 @@ class _Session:
         self._running: dict[int, _Run] = {}
         self._dead: dict[int, float] = {}  # rank to the time of its death
         self._worked_s: dict[int, float] = {}  # by task, until it is committed
+        self._parts_s: dict[int, float] = {}  # by task, of split trials, until all blocks are scored
         self.n_settled = 0
         for rank in range(cluster.n_ranks):
             joins_s = self._began_s + job.startup_s
@@ -247,7 +251,9 @@ class _Session:
     # Ranks
 
     def _handle(self, event: Event) -> None:
-        if isinstance(event, TaskDone | TaskFailed):
+        if isinstance(event, PartDone):
+            self._scored(self._running[event.rank])
+        elif isinstance(event, TaskDone | TaskFailed):
             self._answered(self._running.pop(event.rank))
         elif isinstance(event, WorkerLost):
             self._running.pop(event.rank, None)
@@ -255,7 +261,7 @@ class _Session:
             self._act(command)
 
     def _arrives(self, event: Event) -> bool:
-        if isinstance(event, TaskDone | TaskFailed | ModelBuilt):
+        if isinstance(event, TaskDone | TaskFailed | ModelBuilt | PartDone):
             run = self._running.get(event.rank)
             is_current = run is not None and run.assign.assignment == event.assignment
             return is_current and event.rank not in self._dead
@@ -265,24 +271,35 @@ class _Session:
         match command:
             case Assign():
                 self._start(command)
+            case Evaluate(blocks=range() as blocks):
+                self._score(self._running[command.rank], blocks)
+            case Combine():
+                run = self._running[command.rank]
+                run.worked_s += self._parts_s.pop(run.assign.task)
+                run.began_s -= run.worked_s  # on all ranks, and accounted for so far
+                self._answer(run, self._clock_s, command.packed)
             case Evaluate():
                 run = self._running[command.rank]
                 run.worked_s += run.recorded.evaluation_s
                 self._answer(run, self._clock_s + run.recorded.evaluation_s, command.packed)
             case Skip():
-                self._answered(self._running.pop(command.rank))
+                run = self._running.pop(command.rank)
+                self._built_to_help(run)
+                self._answered(run)
             case Cancel():
                 run = self._running.pop(command.rank)
                 if command.rank not in self._dead:
                     self._result.discarded_s += self._clock_s - run.began_s
             case Propose():  # a number is given again after what was drawn ahead was dropped
                 self._result.discarded_s += self._worked_s.pop(command.task, 0.0)
+                self._result.discarded_s += self._parts_s.pop(command.task, 0.0)
             case Settle():
                 self._settled(command)
             case Commit():
                 self._result.useful_s += self._worked_s.pop(command.trial.number, 0.0)
             case Finish():
                 self._result.discarded_s += sum(self._worked_s.values())
+                self._result.discarded_s += sum(self._parts_s.values())
                 self._worked_s.clear()
             case _:
                 pass
@@ -308,6 +325,32 @@ class _Session:
             at_s,
             (TaskFailed if is_violent else TaskDone)(assign.rank, assign.assignment, outcome, at_s),
         )
+
+    def _score(self, run: _Run, blocks: range) -> None:
+        """A part of an evaluation."""
+        assign = run.assign
+        seconds = run.recorded.evaluation_s * len(blocks) / self._job.splitting.n_blocks
+        overhead_s = None
+        if not run.has_scored:
+            run.has_scored, overhead_s = True, run.recorded.build_s
+            self._built_to_help(run)
+            self._parts_s.setdefault(assign.task, 0.0)
+        run.worked_s += seconds
+        at_s = self._clock_s + seconds + 2 * self._cluster.wire_s
+        self._push(at_s, PartDone(assign.rank, assign.assignment, seconds, overhead_s, at_s))
+
+    def _built_to_help(self, run: _Run) -> None:
+        """A model that another rank has built as well is no work that the trial needs."""
+        if run.assign.task in self._parts_s:
+            self._result.discarded_s += run.worked_s
+            run.began_s += run.worked_s
+            run.worked_s = 0.0
+
+    def _scored(self, run: _Run) -> None:
+        """What a part took is accounted for."""
+        self._result.messages_s += self._clock_s - run.began_s - run.worked_s
+        self._parts_s[run.assign.task] += run.worked_s
+        run.began_s, run.worked_s = self._clock_s, 0.0
 
     def _answered(self, run: _Run) -> None:
         """What was not work of the time since the master's word went into messages."""
@@ -337,6 +380,7 @@ class _Session:
         alive = (run for rank, run in self._running.items() if rank not in self._dead)
         self._result.failures_s += sum(at_s - run.began_s for run in alive)
         self._result.useful_s += sum(self._worked_s.values())
+        self._result.failures_s += sum(self._parts_s.values())
         self._end(at_s)
 
     def _end(self, at_s: float) -> None:

@@ -15,6 +15,7 @@ from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.outcome import Outcome
 from disttune.schedule.scheduler import Scheduler
+from disttune.schedule.splitting import NO_SPLITTING, Splitting
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary
@@ -81,6 +82,7 @@ class RecordedJob:
         startup_s: from the start to the first trial.
         closing_s: from the last outcome to the end.
         handover_s: a rank needs between two trials, beside their own seconds.
+        splitting: what an evaluation can be split into.
         n_ranks: of the recorded run.
         n_nodes: of the recorded run.
     """
@@ -96,6 +98,7 @@ class RecordedJob:
     startup_s: float = 0.0
     closing_s: float = 0.0
     handover_s: float = 0.0
+    splitting: Splitting = NO_SPLITTING
     n_ranks: int = 1
     n_nodes: int = 1
 
@@ -113,7 +116,7 @@ class RecordedJob:
             max_trials=len(self.trials) + 1 if self.stopped_by is None else 2**62,
             stopped_by=self.stopped_by,
         )
-        return Scheduler(_RecordedStrategy(self), history, policy, recording)
+        return Scheduler(_RecordedStrategy(self), history, policy, recording, self.splitting)
 
     def run_of(self, item: Item) -> RecordedRun:
         """How it went, or for what the recorded run never began: how it went on average."""
@@ -134,6 +137,7 @@ class RecordedJob:
             return Outcome(run.status, value=None if item.kind == RECORDED else _LATENCY)
         measured = Outcome(run.status, None, None, run.model_digest, size_bytes=1, n_quantized=1)
         values = (float(run.meets_goal),) if run.status == "ok" else None
+        measured = replace(measured, evaluation_s=run.evaluation_s)
         return replace(measured, values=values, packed=packed or not run.measured_twice)
 
 

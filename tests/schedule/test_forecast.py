@@ -10,6 +10,7 @@ from disttune.config.errors import InputError
 from disttune.config.schemes import FLOAT32
 from disttune.schedule.forecast import Cluster, Forecast, forecast
 from disttune.schedule.recorded_job import RECORDED, RecordedJob, RecordedRun, RecordedStage
+from disttune.schedule.splitting import Splitting
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Probe
 
@@ -83,6 +84,16 @@ def test_equal_models_are_evaluated_once():
     assert forecast(replace(job, trials=same), free(1)).time_s == pytest.approx(1.0 + 1.0 + 1.0)
 
 
+def test_split_trials_use_all_ranks_and_the_rest_of_their_time_is_told():
+    job = a_job([100.0], splitting=Splitting(1000, 100.0))
+    short = {d: replace(r, build_s=1.0, evaluation_s=99.0) for d, r in job.trials.items()}
+    found = forecast(replace(job, trials=short), free(10))
+    assert found.time_s < 1.0 + 1.0 + 99.0 / 9
+    assert found.useful_s == pytest.approx(100.0)
+    assert found.discarded_s == pytest.approx(9 * 1.0)  # building on the ranks that help
+    assert accounts(found) == pytest.approx(found.total_s)
+
+
 def test_probes_take_their_time():
     stage = RecordedStage("p", (Probe(RECORDED, {"place": 0}), Probe(RECORDED, {"place": 1})), False, 2)
     job = RecordedJob((stage,), {}, (RecordedRun(build_s=2.0), RecordedRun(build_s=3.0)))
@@ -127,11 +138,18 @@ def test_nodes_that_never_last_a_trial_are_an_error():
     mtbf_hours=st.none() | st.floats(0.3, 5.0),
     seed=st.integers(0, 5),
     stops=st.booleans(),
+    n_blocks=st.sampled_from([0, 5, 100]),
 )
-def test_every_second_of_every_rank_is_told_once(stages, n_ranks, per_node, mtbf_hours, seed, stops):
+def test_every_second_of_every_rank_is_told_once(
+    stages, n_ranks, per_node, mtbf_hours, seed, stops, n_blocks
+):
     n = sum(map(len, stages))
     ending = {"stop_at": "goal", "stop_reason": "goal", "stopped_by": candidate(n - 1).digest}
     job = a_job(*stages, startup_s=1.0, handover_s=0.01, closing_s=0.5, **(ending if stops else {}))
+    trials = {
+        d: replace(r, build_s=0.1 * r.build_s, evaluation_s=1.9 * r.build_s) for d, r in job.trials.items()
+    }
+    job = replace(job, trials=trials, splitting=Splitting(n_blocks, 10.0))
     cluster = Cluster(n_ranks, per_node, message_s=1e-3, mtbf_hours=mtbf_hours, noticed_s=5.0, seed=seed)
     found = forecast(job, cluster)
     assert accounts(found) == pytest.approx(found.total_s)
