@@ -109,6 +109,10 @@ class LayerSolver:
                 works.append(self._work(solve, recipes))
         return tuple(works)
 
+    def keys(self, candidate: Candidate) -> tuple[str, ...]:
+        """Of all solutions that a candidate is built with."""
+        return tuple(solve.key for solve in self._plan(candidate))
+
     def _plan(self, candidate: Candidate) -> list[_Solve]:
         """Everything that has to be solved for a candidate, in an order in which it can be."""
         if candidate.digest not in self._plans:

@@ -9,15 +9,14 @@ give one model. Of the models themselves only the last few are kept.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto
 
 from disttune.config.errors import TrialError
 from disttune.config.recipes import RecipeValue
-from disttune.quantize.bias_correction import FastBiasCorrection, correct_sequentially
+from disttune.quantize.bias_correction import FastBiasCorrection
 from disttune.quantize.builder.build import Builder
 from disttune.quantize.builder.ranges import Ranges
 from disttune.quantize.builder.writer import Blueprint
@@ -29,7 +28,12 @@ from disttune.quantize.layer_solver import LayerSolver
 from disttune.quantize.layers import has_layers
 from disttune.quantize.passes.graph_pass import ORDER, find_pass
 from disttune.quantize.passes.smooth_quant import ALPHA, PER_TENSOR
-from disttune.quantize.statistics.channels import ChannelStatistics
+from disttune.quantize.sequential_correction import correct_sequentially, shifted
+from disttune.quantize.statistics.channels import (
+    ChannelStatistics,
+    channels_as_arrays,
+    channels_from_arrays,
+)
 from disttune.quantize.statistics.collect import blocks, collect, tensors_of_interest
 from disttune.quantize.statistics.kept_tensors import KeptTensors
 from disttune.quantize.statistics.layer_means import LayerMeans, as_arrays, from_arrays, measure_layer_means
@@ -119,7 +123,7 @@ class Variants:
         self._told: set[str] = set()
         self._means: dict[str, Mapping[str, LayerMeans]] = {}
         self._correction: tuple[Variant, tuple[WeightCorrection, FastBiasCorrection]] | None = None
-        self._last_corrected: tuple[object, Blueprint] | None = None
+        self._shifts: dict[str, Results] = {}
         self._prepared = self._variant((), prepared, (), {}, ranges)
         self._variants: OrderedDict[Recipes, Variant] = OrderedDict()
 
@@ -129,7 +133,8 @@ class Variants:
         configs = [candidate.default, *(config for _, config in candidate.exceptions)]
         names = dict(candidate.recipes)
         corrects = names.get(WEIGHT_CORRECTION) is True or names.get(FAST_BIAS_CORRECTION) is True
-        if not recipes and not has_layers(configs) and not corrects:
+        in_order = names.get(BIAS_CORRECTION) is True
+        if not recipes and not has_layers(configs) and not corrects and not in_order:
             return ()
         variant = self._find(recipes)
         if isinstance(variant, Work):
@@ -137,7 +142,8 @@ class Variants:
         works = variant.solver.missing(without_variant(candidate), recipes)
         if any(config.approach == "static" for config in configs):
             works = (*self._missing_statistics(variant), *works)
-        return (*works, *self._missing_means(variant)) if corrects else works
+        works = (*works, *self._missing_means(variant)) if corrects else works
+        return self._missing_shifts(candidate, variant) if in_order and not works else works
 
     def run(self, work: Work) -> Results:
         """See `NeedsWork.run`."""
@@ -148,6 +154,8 @@ class Variants:
                 return self._run_channels(*work.arguments)
             case "means":
                 return as_arrays(self._measured_means(self._made(work.arguments[0]).model))
+            case "shifts":
+                return self._run_shifts(*work.arguments)
             case _:
                 return self._run_statistics(*work.arguments)
 
@@ -158,9 +166,11 @@ class Variants:
         elif isinstance(results, str):
             self._failed[work.key] = results
         elif work.kind == "channels":
-            self._channels[work.key] = _unpacked(results)
+            self._channels[work.key] = channels_from_arrays(results)
         elif work.kind == "means":
             self._means[work.place] = from_arrays(results)
+        elif work.kind == "shifts":
+            self._shifts[work.key] = results
         else:
             self._learn_statistics(work.place, work.arguments[1], Statistics.from_arrays(results))
 
@@ -177,7 +187,10 @@ class Variants:
             self._tell([f"{FAST_BIAS_CORRECTION}: {op}: {why}" for op, why in corrected.skipped.items()])
             blueprint = corrected.blueprint
         if recipes.get(BIAS_CORRECTION) is True:
-            blueprint = self._sequentially_corrected(candidate, blueprint, variant.model)
+            shifts = self._shifts[self._shifts_key(candidate, variant)]
+            self._tell([f"{BIAS_CORRECTION}: {line}" for line in shifts["skipped"]])
+            by_op = {str(op): shifts[str(i)] for i, op in enumerate(shifts["names"])}
+            blueprint = shifted(blueprint, variant.model, by_op)
         return blueprint
 
     def exclude(self, tensors: Iterable[str]) -> None:
@@ -215,15 +228,16 @@ class Variants:
         if not variant.recipes or variant.digest in self._statistics:
             return ()
         known = self._parts.get(variant.digest, {})
-        works = [
-            self._work("statistics", variant.recipes, variant.digest, block)
-            for block in range(len(self._blocks()))
-            if block not in known
-        ]
+        works = [work for i, work in enumerate(self._statistics_works(variant)) if i not in known]
         for work in works:
             if work.key in self._failed:
                 raise TrialError(self._failed[work.key])
         return tuple(works)
+
+    def _statistics_works(self, variant: Variant) -> list[Work]:
+        """One for each block of samples."""
+        numbers = range(len(self._blocks()))
+        return [self._work("statistics", variant.recipes, variant.digest, number) for number in numbers]
 
     def _missing_means(self, variant: Variant) -> tuple[Work, ...]:
         """The work for the mean inputs of a variant's layers."""
@@ -247,27 +261,48 @@ class Variants:
             self._correction = variant, (WeightCorrection(layers, means), FastBiasCorrection(layers, means))
         return self._correction[1]
 
-    def _sequentially_corrected(
-        self, candidate: Candidate, blueprint: Blueprint, model: ModelProto
-    ) -> Blueprint:
-        """Of the last candidate only: it is asked for again when it is exported."""
-        key = candidate.digest, self._excluded
-        if self._last_corrected is None or self._last_corrected[0] != key:
-            self._blocks()
-            n_threads, providers = self._settings.n_threads, self._settings.providers
-            corrected = correct_sequentially(
-                blueprint, model, self._feeds, n_threads=n_threads, providers=providers
-            )
-            self._tell([f"{BIAS_CORRECTION}: {op}: {why}" for op, why in corrected.skipped.items()])
-            self._last_corrected = key, corrected.blueprint
-        return self._last_corrected[1]
+    def _missing_shifts(self, candidate: Candidate, variant: Variant) -> tuple[Work, ...]:
+        """The work for what a candidate's biases are corrected by; all else of it is known."""
+        self._blocks()
+        key = self._shifts_key(candidate, variant)
+        if key in self._failed:
+            raise TrialError(self._failed[key])
+        if key in self._shifts:
+            return ()
+        needs = [*variant.solver.keys(without_variant(candidate))]
+        if variant.recipes:
+            needs += [work.key for work in self._statistics_works(variant)]
+        names = {**dict(candidate.recipes), BIAS_CORRECTION: False}
+        if names.get(WEIGHT_CORRECTION) is True or names.get(FAST_BIAS_CORRECTION) is True:
+            needs.append(self._work("means", variant.recipes, variant.digest, 0).key)
+        what = f"{BIAS_CORRECTION} of candidate {candidate.digest[:8]}"
+        arguments = (Candidate.of(candidate.configs(), names),)
+        return (Work("shifts", key, what, arguments, place=variant.digest, needs=tuple(needs)),)
+
+    def _shifts_key(self, candidate: Candidate, variant: Variant) -> str:
+        settings = self._settings
+        built = f"{settings.weight_only_format}/{settings.accuracy_level}/{sorted(self._excluded)}"
+        return _hash(f"shifts/{candidate.digest}/{variant.digest}/{self._digest_of_data()}/{built}")
+
+    def _run_shifts(self, candidate: Candidate) -> Results:
+        while works := self.missing(candidate):  # what this process has not been told
+            for work in works:
+                self.learn(work, self.run(work))
+        model = self._made(variant_recipes(candidate)).model
+        n_threads, providers = self._settings.n_threads, self._settings.providers
+        done = correct_sequentially(
+            self.blueprint(candidate), model, self._feeds, n_threads=n_threads, providers=providers
+        )
+        shifts = {str(i): shift for i, shift in enumerate(done.shifts.values())}
+        told = np.array([f"{op}: {why}" for op, why in done.skipped.items()], dtype=np.str_)
+        return {"names": np.array(list(done.shifts), dtype=np.str_), "skipped": told, **shifts}
 
     def _run_channels(self, recipes: Recipes, number: int) -> Results:
         before = tuple((r, v) for r, v in recipes if any(_belongs(r, name) for name in ORDER[:number]))
         model = self._made(before).model
         tensors = find_pass(ORDER[number]).channel_tensors(model, dict(recipes))
         n_threads, providers = self._settings.n_threads, self._settings.providers
-        return _packed(
+        return channels_as_arrays(
             measure_channels(model, tensors, self._feeds, n_threads=n_threads, providers=providers)
         )
 
@@ -386,18 +421,3 @@ def _belongs(recipe: str, name: str) -> bool:
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _packed(channels: Mapping[str, ChannelStatistics]) -> dict[str, Any]:
-    arrays: dict[str, Any] = {"names": np.array(list(channels), dtype=np.str_)}
-    for i, statistics in enumerate(channels.values()):
-        arrays |= {f"{i}/{f.name}": np.asarray(getattr(statistics, f.name)) for f in fields(statistics)}
-    return arrays
-
-
-def _unpacked(arrays: Results) -> dict[str, ChannelStatistics]:
-    found = {}
-    for i, name in enumerate(arrays["names"]):
-        values: dict[str, Any] = {f.name: arrays[f"{i}/{f.name}"] for f in fields(ChannelStatistics)}
-        found[str(name)] = ChannelStatistics(**{**values, "n": int(values["n"])})
-    return found

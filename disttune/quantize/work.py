@@ -26,7 +26,7 @@ class Work:
     """One piece of work.
 
     Args:
-        kind: "statistics", "channels", "means" or "solve"; a word for logs.
+        kind: "statistics", "channels", "means", "shifts" or "solve"; a word for logs.
         key: hexadecimal digest over everything that the result depends on: equal keys, equal results.
         what: for people: "gptq of layer /mlp/up/MatMul".
         arguments: what `run` needs to know; plain values that pickle small.

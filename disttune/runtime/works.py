@@ -31,6 +31,7 @@ DOING = {
     "statistics": "calibrating variants of the model",
     "channels": "measuring channels",
     "means": "measuring the inputs of layers",
+    "shifts": "correcting biases level by level",
     "solve": "solving layers",
 }
 

@@ -1,5 +1,8 @@
 """Oracles: means over real rows in plain NumPy; E[Y - Yq] = 0 for each channel after a correction."""
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,13 +11,15 @@ from onnx import ModelProto
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import FLOAT32, OpConfig, Scheme
-from disttune.quantize.bias_correction import FastBiasCorrection, correct_sequentially, mean_error
+from disttune.quantize.bias_correction import FastBiasCorrection, mean_error
 from disttune.quantize.bias_shift import shift_outputs
+from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.built_layers import FloatLayers, correctable_nodes, dequantized, unpacked
 from disttune.quantize.digest import model_digest
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
 from disttune.quantize.graph import prepare
+from disttune.quantize.sequential_correction import correct_sequentially
 from disttune.quantize.statistics.layer_means import measure_layer_means
 from disttune.space.candidate import Candidate
 from tests.models import Graph, attention, depthwise_cnn, feeds, mlp, tiny_cnn, value
@@ -312,3 +317,72 @@ def test_the_mean_output_of_a_transformer_comes_closer(recipe):
     )
     before, after = (np.abs(_gap_behind(model, m, "y", "down", samples)).max() for m in (plain, corrected))
     assert after < 0.7 * before
+
+
+def normalized_mlp() -> ModelProto:
+    """fc1, LayerNormalization, fc2: rows of any size count alike for fc2."""
+    g = Graph(3)
+    h = g.node("MatMul", "x", g.weight("w1", 6, 8), name="fc1")
+    h = g.node("LayerNormalization", h, g.constant("ones", np.ones(8, np.float32)), name="norm", axis=-1)
+    g.node("MatMul", h, g.weight("w2", 8, 4), name="fc2", output="y")
+    return prepare(g.model([value("x", ["N", 6])], [value("y", None)]))
+
+
+CLIPPED = OpConfig("static", static().weight, Scheme("uint8", False, method="percentile", parameter=80.0))
+
+
+def test_a_level_whose_correction_takes_the_next_one_further_off_is_left_alone():
+    model = normalized_mlp()
+    samples = [
+        {"x": np.abs(feed["x"]) * (50 if i % 5 == 4 else 1)} for i, feed in enumerate(feeds(model, 20))
+    ]
+    blueprint = FastEngine(model, None, samples, EngineSettings()).blueprint(candidate(model, CLIPPED))
+    done = correct_sequentially(blueprint, model, samples)
+    models = [
+        b.model() for b in (blueprint, done.blueprint, _every_level_corrected(blueprint, model, samples))
+    ]
+    wanted = np.concatenate([outputs(model, [feed], optimize=False)[0] for feed in samples])
+    found = [np.concatenate([outputs(m, [feed], optimize=False)[0] for feed in samples]) for m in models]
+    off = [np.square(each - wanted).mean() for each in found]
+    assert "taken back" in done.skipped["fc1"]
+    assert off[1] <= off[0] < off[2]
+
+
+def _every_level_corrected(blueprint: Blueprint, model: ModelProto, samples: list[dict]) -> Blueprint:
+    """Oracle: without a gate, in plain NumPy."""
+    for op in ("fc1", "fc2"):
+        gap = errors(model, blueprint.model(), samples)[op]
+        blueprint, _ = shift_outputs(blueprint, {op: gap})
+    return blueprint
+
+
+def test_the_sequential_correction_is_a_work_that_other_ranks_can_do_and_learn():
+    model = prepare(tiny_cnn())
+    wanted = candidate(model, static(per_channel=False), bias_correction=True)
+    asked, other = engine(model), engine(model)
+    (work,) = asked.missing(wanted)
+    assert work.kind == "shifts"
+    asked.learn(pickle.loads(pickle.dumps(work)), other.run(work))
+    assert asked.missing(wanted) == ()
+    assert model_digest(asked.build(wanted)) == model_digest(engine(model).build(wanted))
+
+
+def test_a_correction_that_cannot_be_done_fails_its_candidate_with_the_reason():
+    model = prepare(tiny_cnn())
+    wanted = candidate(model, static(), bias_correction=True)
+    tried = engine(model)
+    tried.learn(tried.missing(wanted)[0], "fc: no memory")
+    with pytest.raises(TrialError, match="fc: no memory"):
+        tried.build(wanted)
+
+
+def test_what_a_correction_is_built_on_is_learnt_before_it():
+    model = prepare(tiny_cnn())
+    weight = replace(static().weight, method="flip")
+    wanted = candidate(model, replace(static(), weight=weight), bias_correction=True)
+    tried = engine(model)
+    layers = tried.missing(wanted)
+    for work in layers:
+        tried.learn(work, tried.run(work))
+    (shifts,) = tried.missing(wanted)
+    assert set(shifts.needs) == {work.key for work in layers}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,3 +65,20 @@ class ChannelStatistics:
             np.add.reduce([part.absolute for part in parts]),
             np.add.reduce([part.squares for part in parts]),
         )
+
+
+def channels_as_arrays(channels: Mapping[str, ChannelStatistics]) -> dict[str, NDArray[Any]]:
+    """Plain arrays for other ranks: see `channels_from_arrays`."""
+    arrays: dict[str, NDArray[Any]] = {"names": np.array(list(channels), dtype=np.str_)}
+    for i, statistics in enumerate(channels.values()):
+        arrays |= {f"{i}/{f.name}": np.asarray(getattr(statistics, f.name)) for f in fields(statistics)}
+    return arrays
+
+
+def channels_from_arrays(arrays: Mapping[str, NDArray[Any]]) -> dict[str, ChannelStatistics]:
+    """What `channels_as_arrays` was made of."""
+    found = {}
+    for i, name in enumerate(arrays["names"]):
+        values: dict[str, Any] = {f.name: arrays[f"{i}/{f.name}"] for f in fields(ChannelStatistics)}
+        found[str(name)] = ChannelStatistics(**{**values, "n": int(values["n"])})
+    return found
