@@ -20,7 +20,7 @@ from disttune.runtime.messages import OpenFile
 from disttune.runtime.replica import Replica, write_replica
 from disttune.space.capability import load_capability
 
-FORMAT = 1  # of what is measured: a change of it makes older files unknown
+FORMAT = 2  # of what is measured: a change of it makes older files unknown
 
 
 class StatisticsWork:

@@ -12,11 +12,14 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from disttune.config.errors import DataError, InternalError
 from disttune.quantize.preprocess import first_line
-from disttune.quantize.statistics.observer import NanError, Samples, Scratch, TensorObserver
+from disttune.quantize.statistics.batch import NanError
+from disttune.quantize.statistics.layout import Samples
+from disttune.quantize.statistics.observer import TensorObserver
 from disttune.quantize.statistics.runs import Array, Feed, Runs, feed_bytes, n_rows
-from disttune.quantize.statistics.same_values import value_sources
+from disttune.quantize.statistics.same_values import Source, value_sources
 from disttune.quantize.statistics.shapes import element_types
 from disttune.quantize.statistics.statistics import Statistics
+from disttune.quantize.statistics.tally import Tally
 from disttune.quantize.statistics.tensor_statistics import TensorStatistics
 from disttune.space.capability import load_capability
 
@@ -135,20 +138,19 @@ class Collector:
         inputs = {value.name for value in prepared.graph.input}
         if unknown := [name for name in tensors if name not in made | inputs]:
             raise InternalError(f'statistics of "{unknown[0]}": the model has no such tensor')
-        sources = value_sources(prepared)
-        self._sources = {name: sources.get(name, name) for name in tensors}
-        self._observed = tuple(dict.fromkeys(self._sources.values()))
-        self._fed = [name for name in self._observed if name in inputs]
+        self._sources = value_sources(prepared, tensors)
+        observed = {source.tensor for source in self._sources.values()}
+        self._fed = sorted(observed & inputs)
         self._runs_ahead = n_threads != 1
         self._waiting_bytes = min(_MOST_WAITING_BYTES, memory_bytes // _WAITING_SHARE)
         self._runs = Runs(
             prepared,
-            made.intersection(self._observed),
+            made & observed,
             n_threads=max(1, n_threads - 1) if n_threads else 0,
             providers=providers,
             memory_bytes=(memory_bytes - self._waiting_bytes) // (2 if self._runs_ahead else 1),
         )
-        self._scratch = Scratch()
+        self._tally = Tally()
 
     def collect(self, feeds: Sequence[Feed], first_sample: int = 0) -> Statistics:
         """Run all feeds once.
@@ -160,15 +162,15 @@ class Collector:
             DataError: a tensor holds NaN, or onnxruntime cannot run a feed; names tensor and sample.
             ModelError: onnxruntime cannot load the model.
         """
-        intake = _Intake(self._observed, self._scratch)
+        intake = _Intake(self._sources.values(), self._tally)
         if feeds:
             self._runs.make_fit(max(feeds, key=feed_bytes))
         outputs = self._outputs(feeds, first_sample)
         for samples, values in _ahead(outputs) if self._runs_ahead else outputs:
             while values:
                 intake.add(samples, *values.pop())
-            if intake.n_bytes >= self._waiting_bytes:
-                intake.take_in()
+            if intake.n_bytes > self._waiting_bytes:
+                intake.take_in(self._waiting_bytes // 2)
                 self._runs.give_back_memory()
         intake.take_in()
         found = intake.statistics()
@@ -201,42 +203,52 @@ def _ahead(items: Iterator[_T]) -> Iterator[_T]:
 class _Intake:
     """Values on their way to the observers."""
 
-    def __init__(self, tensors: Sequence[str], scratch: Scratch):
-        self._observers = {name: TensorObserver(scratch) for name in tensors}
+    def __init__(self, sources: Collection[Source], tally: Tally):
+        self._rectified = {s.tensor: TensorObserver(tally) for s in sources if s.rectified}
+        tensors = dict.fromkeys(source.tensor for source in sources)
+        self._observers = {name: TensorObserver(tally, self._rectified.get(name)) for name in tensors}
         self._waiting: dict[str, list[tuple[range, Samples]]] = {name: [] for name in tensors}
+        self._sizes = dict.fromkeys(tensors, 0)
         self.n_bytes = 0
 
     def add(self, samples: range, name: str, array: Array) -> None:
         """One tensor over a feed with these samples."""
         aligned = array.shape[:1] == (len(samples),)
         self._waiting[name].append((samples, Samples(array, len(samples) if aligned else 1)))
+        self._sizes[name] += array.nbytes
         self.n_bytes += array.nbytes
 
-    def take_in(self) -> None:
-        """Hand everything to the observers.
+    def take_in(self, n_bytes: int = 0) -> None:
+        """Hand the largest tensors to the observers, until no more than so many bytes are left.
+
+        The small ones wait for more of their kind, since each time costs as much as 50,000 values.
 
         Raises:
             DataError: NaN; of all tensors that hold it in the earliest sample, it names the first.
         """
-        found: list[tuple[range, str]] = []
-        for name, waiting in self._waiting.items():
-            if not waiting:
-                continue
+        found: dict[str, range] = {}
+        for name in sorted(self._sizes, key=lambda name: -self._sizes[name]):
+            if self.n_bytes <= n_bytes and not found:
+                break
+            waiting = self._waiting[name]
             try:
                 self._observers[name].add([samples for _, samples in waiting])
             except NanError as nan:
-                found.append((_samples_at(waiting, nan.sample), name))
+                found[name] = _samples_at(waiting, nan.sample)
             waiting.clear()
-        self.n_bytes = 0
+            self.n_bytes -= self._sizes[name]
+            self._sizes[name] = 0
         if found:
-            samples, name = min(found, key=lambda place: place[0].start)
+            samples, name = min(((found[n], n) for n in self._sizes if n in found), key=lambda f: f[0].start)
             raise DataError(
                 f'calibration: tensor "{name}" holds NaN for {_words(samples)}. Run the float model on it, '
                 "and mend the model or leave the sample out."
             )
 
-    def statistics(self) -> dict[str, TensorStatistics]:
-        return {name: observer.statistics() for name, observer in self._observers.items()}
+    def statistics(self) -> dict[Source, TensorStatistics]:
+        plain = {Source(name): observer.statistics() for name, observer in self._observers.items()}
+        rectified = {Source(name, True): observer.statistics() for name, observer in self._rectified.items()}
+        return plain | rectified
 
 
 def _samples_at(waiting: Sequence[tuple[range, Samples]], position: int) -> range:

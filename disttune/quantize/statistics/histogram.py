@@ -1,9 +1,10 @@
 """Histograms that merge exactly, in any order: bins of power-of-two width, and counters by magnitude.
 
-Linear: 4,096 bins of width w = 2**exponent, anchored at zero. Bin i holds x when
-(i - 2048) * w <= x < (i - 2047) * w. The exponent is the least for which absmax < 2048 * w, strictly: a
-value on the limit would have no bin. Coarsening by a factor of two adds pairs of bins and gives what binning
-with the wider bins gives, so a histogram depends on the values alone, not on how they were grouped.
+Linear: 4,096 bins of width w = 2**exponent, anchored at zero, ascending. Bin 2048 + j holds values x when
+j * w <= x < (j + 1) * w; bin 2047 - j holds negative values of the same magnitudes. The exponent is the least
+for which absmax < 2048 * w, strictly: a value on the limit would have no bin. Coarsening by a factor of two
+adds pairs of bins and gives what binning with the wider bins gives, so a histogram depends on the values
+alone, not on how they were grouped.
 
 By magnitude: 2,048 counters, 16 to the octave, for magnitudes from 2**-40 to 2**24 on either side of zero,
 ascending. Counter 1024 + j holds values from 2**(j // 16 - 40) * (1 + j % 16 / 16) to where the next begins;
@@ -25,14 +26,9 @@ HALF = N_BINS // 2
 ZERO_EXPONENT = -160
 
 N_COUNTERS = 2048
-_COUNTERS_PER_OCTAVE = 16
-_LOWEST_OCTAVE = -40
-_N_MAGNITUDES = N_COUNTERS // 2
-# A float32's sign, exponent and the four bits of its mantissa that 16 counters to the octave need.
-PREFIX_SHIFT = 19
-N_PREFIXES = 1 << (32 - PREFIX_SHIFT)
-_FIRST_PREFIX = (_LOWEST_OCTAVE + 127) * _COUNTERS_PER_OCTAVE
-_END_PREFIX = _FIRST_PREFIX + _N_MAGNITUDES
+HALF_COUNTERS = N_COUNTERS // 2
+COUNTERS_PER_OCTAVE = 16
+LOWEST_OCTAVE = -40
 
 
 def exponent_for(absmax: float) -> int:
@@ -54,9 +50,9 @@ def bin_edges(exponent: int) -> FloatArray:
 
 def log_bin_edges() -> FloatArray:
     """Edges of the counters by magnitude, ascending, shape (2049,); the middle one is zero."""
-    j = np.arange(1, _N_MAGNITUDES + 1)
-    octave, part = np.divmod(j, _COUNTERS_PER_OCTAVE)
-    positive = np.ldexp(1 + part / _COUNTERS_PER_OCTAVE, octave + _LOWEST_OCTAVE)
+    j = np.arange(1, HALF_COUNTERS + 1)
+    octave, part = np.divmod(j, COUNTERS_PER_OCTAVE)
+    positive = np.ldexp(1 + part / COUNTERS_PER_OCTAVE, octave + LOWEST_OCTAVE)
     return np.concatenate((-positive[::-1], [0.0], positive))
 
 
@@ -64,29 +60,14 @@ def coarsened(counts: Counts, steps: int) -> Counts:
     """The histogram with bins 2**steps times as wide.
 
     Args:
-        counts: of linear bins, shape (4096,); not changed.
+        counts: of linear bins, shape (4096,); not changed, and given back where there are no steps.
         steps: >= 0.
     """
+    if not steps:
+        return counts
     # From 2**11 on, one bin on each side of zero holds everything, and stays as it is.
     factor = 1 << min(steps, HALF.bit_length() - 1)
     sums = counts.reshape(-1, factor).sum(axis=1)
     wider = np.zeros(N_BINS, np.int64)
     wider[HALF - sums.size // 2 : HALF + sums.size // 2] = sums
     return wider
-
-
-def magnitude_counts(prefix_counts: Counts) -> Counts:
-    """Counters by magnitude from the counts of each 13-bit prefix of the values.
-
-    Args:
-        prefix_counts: shape (8192,); zeros were left out.
-    """
-    positive, negative = (_folded(side) for side in np.split(prefix_counts, 2))
-    return np.concatenate((negative[::-1], positive))
-
-
-def _folded(prefix_counts: Counts) -> Counts:
-    counts = prefix_counts[_FIRST_PREFIX:_END_PREFIX].copy()
-    counts[0] += prefix_counts[:_FIRST_PREFIX].sum()
-    counts[-1] += prefix_counts[_END_PREFIX:].sum()
-    return counts

@@ -6,7 +6,7 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, ValueInfoProto
 from onnx.helper import make_tensor_value_info, tensor_dtype_to_np_dtype
 
 from disttune.quantize.tensor_memory import without_large_tensors
@@ -16,8 +16,10 @@ Array = NDArray[Any]
 
 def element_types(model: ModelProto) -> dict[str, int]:
     """Type of every plain tensor that has one: declared, or inferred."""
-    light = without_large_tensors(model)
-    values = _inferred(light)
+    made = {name for node in model.graph.node for name in node.output if name}
+    values = _declared(model.graph)
+    if not made <= values.keys():
+        values = _inferred(without_large_tensors(model))
     return {name: value.type.tensor_type.elem_type for name, value in values.items()}
 
 
@@ -51,6 +53,10 @@ def _inferred(light: ModelProto) -> dict[str, ValueInfoProto]:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     except onnx.shape_inference.InferenceError:  # it knows a rule that the model breaks; onnxruntime need not
         graph = light.graph
+    return _declared(graph)
+
+
+def _declared(graph: GraphProto) -> dict[str, ValueInfoProto]:
     values = (*graph.input, *graph.value_info, *graph.output)
     return {value.name: value for value in values if value.type.tensor_type.elem_type}
 

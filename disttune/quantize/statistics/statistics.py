@@ -4,8 +4,7 @@ Packed and on disk they are a few plain arrays:
 - names: of the T tensors;
 - facts: n, n_zero, n_excluded, exponent and n_samples of each, int64, shape (T, 5);
 - extrema: minimum and maximum of each, float64, shape (T, 2);
-- samples: minima, maxima, sums and squares of all samples, tensor after tensor, float64, shape (4, sum of
-  n_samples);
+- samples: minima and maxima of all samples, tensor after tensor, float64, shape (2, sum of n_samples);
 - spans: of the linear bins from the first to the last that is not empty, where they begin and how many they
   are; the same of the counters by magnitude; int32, shape (T, 4);
 - counts: of these spans, tensor after tensor, in the smallest unsigned type that holds them all.
@@ -81,8 +80,8 @@ class Statistics(Mapping[str, TensorStatistics]):
                 [(t.n, t.n_zero, t.n_excluded, t.exponent, t.n_samples) for t in tensors], np.int64
             ).reshape(-1, 5),
             "extrema": np.array([(t.minimum, t.maximum) for t in tensors], np.float64).reshape(-1, 2),
-            "samples": np.concatenate(
-                [np.stack(_sample_arrays(t)) for t in tensors] or [np.zeros((4, 0))], axis=1
+            "samples": np.stack(
+                [_joined([t.sample_minima for t in tensors]), _joined([t.sample_maxima for t in tensors])]
             ),
             "spans": np.array([(first, part.size) for first, part in spans], np.int32).reshape(-1, 4),
             "counts": _smallest(np.concatenate([part for _, part in spans] or [np.zeros(0, np.int64)])),
@@ -132,12 +131,12 @@ class _Packed(Mapping[str, TensorStatistics]):
     """Statistics in the form of `to_arrays`: a hundredth of their size, and often in shared memory."""
 
     def __init__(self, arrays: Mapping[str, Array]):
-        names, self._facts, self._extrema, self._samples, self._spans, self._counts = (
-            arrays[name] for name in _ARRAYS
-        )
+        names, facts, extrema, self._samples, spans, self._counts = (arrays[name] for name in _ARRAYS)
         self._positions = {str(name): i for i, name in enumerate(names)}
-        self._count_ends = np.cumsum(self._spans[:, 1::2]).reshape(-1, 2)
-        self._sample_ends = np.cumsum(self._facts[:, 4])
+        # Lists: taking numbers out of arrays one by one takes longer than all that is done with them.
+        self._facts, self._extrema, self._spans = facts.tolist(), extrema.tolist(), spans.tolist()
+        self._count_ends = np.cumsum(spans[:, 1::2]).reshape(-1, 2).tolist()
+        self._sample_ends = np.cumsum(facts[:, 4]).tolist()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._positions)
@@ -147,14 +146,11 @@ class _Packed(Mapping[str, TensorStatistics]):
 
     def __getitem__(self, name: str) -> TensorStatistics:
         i = self._positions[name]
-        n, n_zero, n_excluded, exponent, n_samples = (int(value) for value in self._facts[i])
-        minimum, maximum = (float(value) for value in self._extrema[i])
-        end = int(self._sample_ends[i])
-        minima, maxima, sums, squares = (
-            np.ascontiguousarray(row) for row in self._samples[:, end - n_samples : end]
-        )
-        first, size, first_log, size_log = (int(value) for value in self._spans[i])
-        end, end_log = (int(value) for value in self._count_ends[i])
+        n, n_zero, n_excluded, exponent, n_samples = self._facts[i]
+        minimum, maximum = self._extrema[i]
+        minima, maxima = self._samples[:, self._sample_ends[i] - n_samples : self._sample_ends[i]]
+        first, size, first_log, size_log = self._spans[i]
+        end, end_log = self._count_ends[i]
         return TensorStatistics(
             n=n,
             n_zero=n_zero,
@@ -163,24 +159,21 @@ class _Packed(Mapping[str, TensorStatistics]):
             maximum=maximum,
             sample_minima=minima,
             sample_maxima=maxima,
-            sample_sums=sums,
-            sample_squares=squares,
             exponent=exponent,
             counts=_unpacked(self._counts[end - size : end], first, N_BINS),
             log_counts=_unpacked(self._counts[end_log - size_log : end_log], first_log, N_COUNTERS),
         )
 
 
-def _sample_arrays(tensor: TensorStatistics) -> tuple[Array, ...]:
-    return tensor.sample_minima, tensor.sample_maxima, tensor.sample_sums, tensor.sample_squares
+def _joined(parts: Sequence[Array]) -> Array:
+    return np.concatenate(parts or [np.zeros(0)])
 
 
 def _span(counts: Counts) -> tuple[int, Counts]:
     """Where the part begins that is not empty, and the part."""
-    filled = np.flatnonzero(counts)
-    if not filled.size:
-        return 0, counts[:0]
-    return int(filled[0]), counts[filled[0] : filled[-1] + 1]
+    filled = counts != 0
+    first, last = int(filled.argmax()), counts.size - int(filled[::-1].argmax())
+    return (first, counts[first:last]) if filled[first] else (0, counts[:0])
 
 
 def _unpacked(part: Array, first: int, size: int) -> Counts:

@@ -1,6 +1,5 @@
-"""Statistics of one tensor: extrema, sums and histograms, mergeable without any loss."""
+"""Statistics of one tensor: extrema and histograms, mergeable without any loss."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -33,8 +32,6 @@ class TensorStatistics:
         sample_minima: least value of each sample, in order, shape (n_samples,); 0 for one without values.
             Where the tensor's first dimension is not that of the inputs, a feed has one entry for all.
         sample_maxima: likewise.
-        sample_sums: sum of each sample's values, shape (n_samples,).
-        sample_squares: sum of their squares, shape (n_samples,).
         exponent: of the linear bins, see `histogram`.
         counts: values in each linear bin, shape (4096,).
         log_counts: values but zeros in each counter by magnitude, shape (2048,).
@@ -47,39 +44,17 @@ class TensorStatistics:
     maximum: float
     sample_minima: FloatArray
     sample_maxima: FloatArray
-    sample_sums: FloatArray
-    sample_squares: FloatArray
     exponent: int
     counts: Counts
     log_counts: Counts
 
     @property
     def n_samples(self) -> int:
-        return self.sample_sums.size
+        return self.sample_minima.size
 
     @property
     def absmax(self) -> float:
         return max(-self.minimum, self.maximum)
-
-    @property
-    def total(self) -> float:
-        """Sum of all values."""
-        return float(self.sample_sums.sum())
-
-    @property
-    def total_squares(self) -> float:
-        """Sum of the squares of all values."""
-        return float(self.sample_squares.sum())
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.n if self.n else 0.0
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the population."""
-        variance = self.total_squares / self.n - self.mean**2 if self.n else 0.0
-        return math.sqrt(max(variance, 0.0))
 
     def bin_edges(self) -> FloatArray:
         """Edges of the linear bins, ascending, shape (4097,)."""
@@ -90,7 +65,7 @@ class TensorStatistics:
         """Of no samples: merging it changes nothing."""
         none = np.zeros(0)
         counts, log_counts = np.zeros(N_BINS, np.int64), np.zeros(N_COUNTERS, np.int64)
-        return cls(0, 0, 0, 0.0, 0.0, none, none, none, none, ZERO_EXPONENT, counts, log_counts)
+        return cls(0, 0, 0, 0.0, 0.0, none, none, ZERO_EXPONENT, counts, log_counts)
 
     @classmethod
     def merged(cls, parts: Sequence[Self]) -> Self:
@@ -110,9 +85,15 @@ class TensorStatistics:
             maximum=max((part.maximum for part in counting), default=0.0),
             sample_minima=np.concatenate([part.sample_minima for part in parts]),
             sample_maxima=np.concatenate([part.sample_maxima for part in parts]),
-            sample_sums=np.concatenate([part.sample_sums for part in parts]),
-            sample_squares=np.concatenate([part.sample_squares for part in parts]),
             exponent=exponent,
-            counts=np.sum([coarsened(part.counts, exponent - part.exponent) for part in parts], axis=0),
-            log_counts=np.sum([part.log_counts for part in parts], axis=0),
+            counts=_sum([coarsened(part.counts, exponent - part.exponent) for part in parts]),
+            log_counts=_sum([part.log_counts for part in parts]),
         )
+
+
+def _sum(parts: Sequence[Counts]) -> Counts:
+    """Without stacking them, which would take longer."""
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    return total

@@ -106,6 +106,11 @@ class Density:
         return running_sum(self.mass)
 
     @cached_property
+    def total(self) -> float:
+        """Sum of all values."""
+        return float((self.mass * (self.edges[1:] + self.edges[:-1])).sum() / 2)
+
+    @cached_property
     def squares(self) -> float:
         """Sum of all squared values."""
         middles = (self.edges[1:] + self.edges[:-1]) / 2

@@ -24,7 +24,9 @@ from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.config.schemes import METHODS, Scheme
 from disttune.quantize.parameters import Float32Array, Range
-from disttune.quantize.statistics.observer import Samples, Scratch, TensorObserver
+from disttune.quantize.statistics.layout import Samples
+from disttune.quantize.statistics.observer import TensorObserver
+from disttune.quantize.statistics.tally import Tally
 from disttune.quantize.statistics.tensor_statistics import TensorStatistics
 from disttune.quantize.thresholds.slices import Ranges, Slices
 
@@ -106,10 +108,10 @@ def slice_ranges(rows: Float32Array, scheme: Scheme) -> Ranges:
 
 def slice_statistics(slices: Slices) -> list[TensorStatistics]:
     """Statistics of each slice, as of an activation."""
-    scratch = Scratch()
+    tally = Tally()
     found = []
     for row in slices.rows:
-        observer = TensorObserver(scratch)
+        observer = TensorObserver(tally)
         observer.add([Samples(row, 1)])
         found.append(observer.statistics())
     return found

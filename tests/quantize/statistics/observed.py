@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from disttune.quantize.statistics.histogram import bin_edges, log_bin_edges
-from disttune.quantize.statistics.observer import Samples, Scratch, TensorObserver
+from disttune.quantize.statistics.layout import Samples
+from disttune.quantize.statistics.observer import TensorObserver
 from disttune.quantize.statistics.statistics import Statistics
+from disttune.quantize.statistics.tally import Tally
 from disttune.quantize.statistics.tensor_statistics import TensorStatistics
 
-SCRATCH = Scratch()
+TALLY = Tally()
 
 
 def rows(*arrays: np.ndarray) -> list[Samples]:
@@ -19,10 +21,19 @@ def rows(*arrays: np.ndarray) -> list[Samples]:
 
 def observed(feeds: Sequence[Samples], at_once: int = 1) -> TensorStatistics:
     """Statistics of feeds that are taken in a few at a time."""
-    observer = TensorObserver(SCRATCH)
+    observer = TensorObserver(TALLY)
     for i in range(0, len(feeds), at_once):
         observer.add(feeds[i : i + at_once])
     return observer.statistics()
+
+
+def observed_rectified(feeds: Sequence[Samples], at_once: int = 1) -> TensorStatistics:
+    """Statistics of what a Relu makes of feeds that are taken in."""
+    rectified = TensorObserver(TALLY)
+    observer = TensorObserver(TALLY, rectified)
+    for i in range(0, len(feeds), at_once):
+        observer.add(feeds[i : i + at_once])
+    return rectified.statistics()
 
 
 def packed(statistics: TensorStatistics | Statistics) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
@@ -33,7 +44,10 @@ def packed(statistics: TensorStatistics | Statistics) -> dict[str, tuple[str, tu
 
 
 def bins(values: np.ndarray, exponent: int) -> np.ndarray:
-    return np.histogram(values.astype(np.float64), bin_edges(exponent))[0]
+    """Counts in linear bins; those of negative values are as those of their magnitudes."""
+    edges, values = bin_edges(exponent)[2048:], values.astype(np.float64)
+    sides = [np.histogram(side, edges)[0] for side in (-values[values < 0], values[values >= 0])]
+    return np.concatenate((sides[0][::-1], sides[1]))
 
 
 def counters(values: np.ndarray) -> np.ndarray:

@@ -151,9 +151,9 @@ def test_large_weights_of_nodes_and_of_graphs_inside_them_are_found(memory_bytes
     inputs = of_rows([1, 1])
     plain = plain_values(model, inputs, names)
     statistics = collect(model, inputs, names, memory_bytes=memory_bytes)
-    assert [t.total for t in statistics.values()] == pytest.approx(
-        [np.sum(arrays, dtype=np.float64) for arrays in plain.values()]
-    )
+    assert [(t.minimum, t.maximum) for t in statistics.values()] == [
+        (np.min(arrays), np.max(arrays)) for arrays in plain.values()
+    ]
 
 
 def test_rows_are_samples_where_the_tensor_has_them_else_the_feed_is():
@@ -171,7 +171,7 @@ def test_constant_and_zero_tensors_have_a_range_of_one_point():
     model = constants_and_masks()
     statistics = collect(model, of_rows([2]), ["zeros", "sevens"])
     assert (statistics["zeros"].absmax, statistics["zeros"].n_zero) == (0, 8)
-    assert (statistics["sevens"].minimum, statistics["sevens"].maximum, statistics["sevens"].std) == (7, 7, 0)
+    assert (statistics["sevens"].minimum, statistics["sevens"].maximum) == (7, 7)
 
 
 def test_denormal_values_are_counted_on_their_side_of_zero():
