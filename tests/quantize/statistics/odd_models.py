@@ -75,7 +75,8 @@ def half_precision() -> ModelProto:
     g.node("Cast", "folded", output="whole", to=TensorProto.FLOAT)
     g.node("Mul", "whole", "whole", output="y")
     g.node("ArgMax", "x", output="ids", axis=1)
-    return _model(g, "y", "ids")
+    outputs = [value("y", None), value("ids", None, TensorProto.INT64)]
+    return g.model([value("x", ["N", 4])], outputs)
 
 
 def looped() -> ModelProto:
