@@ -2,11 +2,12 @@
 
 1. the default candidate; 2. all open recipes at once; 3. the product over op types, the default left
 out; 3b. with both approaches: the best so far with all ops that can do both moved to dynamic, then the
-product in that mode; 4. open recipes one by one on the best so far; 5. from the best so far, ops go back
-to float: 5.1 transformer blocks, each alone, then together; 5.2 every op alone, from the graph's end;
-5.3 together, those that gained most first. Calibration sizes given as a list repeat all of it for each.
+product in that mode; 4. open recipes one by one on the best so far; 4b. of weights alone those below 8 bits
+get 8, where the job lists them (`wider_weights`); 5. from the best so far, ops go back to float: 5.1
+transformer blocks, each alone, then together; 5.2 every op alone, from the graph's end; 5.3 together, those
+that gained most first. Calibration sizes given as a list repeat all of it for each.
 
-Source: INC 2.6, quant_level 1. What we do differently: bounds on 3 and on 5.2, generic blocks in order of
+Source: INC 2.6, quant_level 1. What we do differently: bounds on 3 and on 5.2, 4b, generic blocks in order of
 impact, the same result on any number of ranks.
 """
 
@@ -25,6 +26,7 @@ from disttune.strategy.stage import Stage, StageResult
 from disttune.strategy.start import start
 from disttune.strategy.trial import Trial
 from disttune.strategy.tuning import Tuning
+from disttune.strategy.wider_weights import weights_in_8_bits
 
 MAX_PRODUCT = 36  # candidates of stage 3
 PRODUCT_SHARE = 4  # of the budget, at most one in so many
@@ -61,6 +63,7 @@ class Basic:
         yield from op_type_wise(tuning, in_approach(space), so_far, limit)
         yield from dynamic_mode(tuning, space, so_far, limit)
         yield from recipes_one_by_one(tuning, space, so_far)
+        yield from weights_in_8_bits(tuning, space, so_far)
         base = so_far.best
         for float_type in space.float_types:
             yield from self._fallback(tuning, so_far, base, float_type)
