@@ -148,6 +148,11 @@ class TuningSection(Section):
         description="Seconds for the evaluation of one trial; 0: no limit. Left out: 20 times the "
         "baseline's, at least 60.",
     )
+    early_stop: Literal["off", "bound"] = Field(
+        default="off",
+        description="bound: where only meeting the goal counts, end a trial once its metric can neither meet "
+        "it nor become the best, whatever the samples left give; such a trial has no metric.",
+    )
     memory_limit: SizeBytes | None = Field(
         default=None, description='Memory of one trial process, e.g. "8 GiB", or a number of bytes.'
     )

@@ -324,6 +324,7 @@ class Preparation:
             tuning.patience,
             tuning.max_repeats,
             tuning.max_probes,
+            tuning.early_stop != "off",
             self._batch_end(seconds),
         )
         splitting = Splitting(prepared.n_sample_blocks, seconds)

@@ -209,6 +209,7 @@ class ResultRecord(Record):
         cancelled: ended by the job's timeout. This is no outcome: a resume runs the trial again.
         packed: whether sessions packed their weights.
         n_ranks: that evaluated it, each a part.
+        bounds: best that the metric could still become, look after look; where trials may end early.
     """
 
     kind: ClassVar[str] = "result"
@@ -227,6 +228,7 @@ class ResultRecord(Record):
     cancelled: bool = False
     packed: bool = True
     n_ranks: int = 1
+    bounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

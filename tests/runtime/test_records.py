@@ -40,6 +40,7 @@ def test_missing_key_is_named(record: Record):
         "n_items",
         "n_blocks",
         "n_ranks",
+        "bounds",
     }
     for name in set(record.to_dict()) - optional - {"kind"}:
         data = {k: v for k, v in record.to_dict().items() if k != name}
