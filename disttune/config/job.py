@@ -313,6 +313,17 @@ class Job(Section):
         return Job.model_validate(data, context={"folder": folder, "functions_given": True})
 
 
+def default_fingerprint() -> dict[str, Any]:
+    """What `Job.fingerprint` has for a job that leaves all open; keys without a default are missing."""
+    sections = {name: field.annotation for name, field in Job.model_fields.items() if name != "folder"}
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for key, value in section.model_construct().model_dump(mode="json", warnings=False).items()
+    }
+
+
 def _relative(value: Any, start: str, target: str = "") -> Any:
     """Plain values with one start of their paths exchanged for another."""
     if isinstance(value, str):

@@ -7,7 +7,7 @@ old readers must not overlook raises `FORMAT`.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -58,6 +58,7 @@ class JobRecord(Record):
         versions: of disttune, onnxruntime, onnx, numpy and python.
         fingerprint: "section.key" -> plain value of every job key that may not change.
         strategy: the strategy's name, aliases resolved.
+        semantics: version of each part of disttune that results rest on; see `semantics`.
     """
 
     kind: ClassVar[str] = "job"
@@ -68,6 +69,7 @@ class JobRecord(Record):
     code_digest: str
     fingerprint: dict[str, Any]
     strategy: str
+    semantics: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,7 +294,10 @@ def _field_types(record_class: type[Record]) -> dict[str, Any]:
 
 
 _FIELDS = {kind: _field_types(record_class) for kind, record_class in KINDS.items()}
-_REQUIRED = {kind: [f.name for f in fields(c) if f.default is MISSING] for kind, c in KINDS.items()}
+_REQUIRED = {
+    kind: [f.name for f in fields(c) if f.default is MISSING and f.default_factory is MISSING]
+    for kind, c in KINDS.items()
+}
 
 
 def record_from_dict(data: Mapping[str, Any]) -> Record:

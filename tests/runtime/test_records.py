@@ -36,6 +36,7 @@ def test_missing_key_is_named(record: Record):
         "stderr_tail",
         "cancelled",
         "packed",
+        "semantics",
         "reduce_range",
         "n_items",
         "n_blocks",
