@@ -34,7 +34,7 @@ from disttune.quantize.statistics.channels import (
     channels_as_arrays,
     channels_from_arrays,
 )
-from disttune.quantize.statistics.collect import blocks, collect, tensors_of_interest
+from disttune.quantize.statistics.collect import Collector, blocks, tensors_of_interest
 from disttune.quantize.statistics.kept_tensors import KeptTensors
 from disttune.quantize.statistics.layer_means import LayerMeans, as_arrays, from_arrays, measure_layer_means
 from disttune.quantize.statistics.measure_channels import measure_channels
@@ -116,6 +116,7 @@ class Variants:
         self._channels: dict[str, dict[str, ChannelStatistics]] = {}
         self._parts: dict[str, dict[int, Statistics]] = {}  # by digest of the model
         self._statistics: dict[str, Statistics] = {}
+        self._collector: tuple[str, Collector] | None = None  # of the last variant, by digest
         self._solutions: dict[str, Results | str] = {}
         self._failed: dict[str, str] = {}
         self._kept = KeptTensors()
@@ -176,6 +177,7 @@ class Variants:
 
     def blueprint(self, candidate: Candidate) -> Blueprint:
         """The model of a candidate that misses nothing."""
+        self._collector = None  # its sessions are large, and all blocks are measured
         variant = self._made(variant_recipes(candidate))
         blueprint = variant.builder.blueprint(without_variant(candidate))
         recipes = dict(candidate.recipes)
@@ -307,12 +309,17 @@ class Variants:
         )
 
     def _run_statistics(self, recipes: Recipes, number: int) -> Results:
-        model = self._made(recipes).model
-        tensors = tensors_of_interest(model, self._settings.placement, self._settings.target)
-        n_threads, providers = self._settings.n_threads, self._settings.providers
+        variant = self._made(recipes)
+        if self._collector is None or self._collector[0] != variant.digest:
+            self._collector = None  # frees the memory of its sessions
+            self._collector = variant.digest, self._new_collector(variant.model)
         block = self._blocks()[number]
-        feeds = self._feeds[block.start : block.stop]
-        return collect(model, feeds, tensors, n_threads=n_threads, providers=providers).to_arrays()
+        return self._collector[1].collect(self._feeds[block.start : block.stop]).to_arrays()
+
+    def _new_collector(self, model: ModelProto) -> Collector:
+        settings = self._settings
+        tensors = tensors_of_interest(model, settings.placement, settings.target)
+        return Collector(model, tensors, n_threads=settings.n_threads, providers=settings.providers)
 
     def _learn_statistics(self, digest: str, number: int, part: Statistics) -> None:
         parts = self._parts.setdefault(digest, {})

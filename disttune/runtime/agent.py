@@ -40,8 +40,8 @@ from disttune.runtime.messages import (
 from disttune.runtime.sharing import REPLICA, STATISTICS
 from disttune.runtime.start_messages import (
     BaselineMeasured,
-    BlockMeasured,
-    CalibrateBlock,
+    BlocksMeasured,
+    CalibrateBlocks,
     CollectFiles,
     FileBytes,
     FilesCollected,
@@ -81,7 +81,7 @@ Special = (
     Prepare
     | MeasureBaseline
     | CollectFiles
-    | CalibrateBlock
+    | CalibrateBlocks
     | FindStatistics
     | MergeStatistics
     | RunWork
@@ -89,7 +89,7 @@ Special = (
 )
 TASK_NAMES: dict[type, str] = {
     Prepare: "loading the job",
-    CalibrateBlock: "calibrating on the float model",
+    CalibrateBlocks: "calibrating on the float model",
     FindStatistics: "reading the statistics of an earlier session",
     MergeStatistics: "merging the statistics",
     MeasureBaseline: "the evaluation of the float model",
@@ -169,7 +169,7 @@ class Agent:
             case FindStatistics() | MergeStatistics():
                 self._specials.append(replace(message, file=self._equipment.new(STATISTICS)))
                 self._begin_next()
-            case MeasureBaseline() | CollectFiles() | CalibrateBlock() | Export() | RunWork():
+            case MeasureBaseline() | CollectFiles() | CalibrateBlocks() | Export() | RunWork():
                 self._specials.append(message)
                 self._begin_next()
             case Setup():
@@ -334,7 +334,7 @@ class Agent:
                 | BaselineMeasured()
                 | FilesCollected()
                 | Exported()
-                | BlockMeasured()
+                | BlocksMeasured()
                 | StatisticsMissing()
                 | StatisticsMerged()
                 | WorkDone()

@@ -13,8 +13,8 @@ from disttune.runtime.calibration import Calibration
 from disttune.runtime.messages import OpenFile, ToAgent, ToMaster
 from disttune.runtime.sharing import REPLICA, STATISTICS, Addressed, Sharing
 from disttune.runtime.start_messages import (
-    BlockMeasured,
-    CalibrateBlock,
+    BlocksMeasured,
+    CalibrateBlocks,
     FindStatistics,
     HaveFile,
     HaveStatistics,
@@ -98,7 +98,7 @@ class Crew:
                 self._post(self._shared[message.name].has(source, message.file))
             case StatisticsMissing():
                 self._begin_calibration()
-            case BlockMeasured():
+            case BlocksMeasured():
                 self._block_measured(source, message)
             case StatisticsMerged():
                 self._merged(message)
@@ -147,14 +147,14 @@ class Crew:
 
     def _begin_calibration(self) -> None:
         self._phase(f"calibrating on {self._n_blocks} block(s) of samples")
-        self._calibration = Calibration(self._n_blocks)
+        self._calibration = Calibration(self._n_blocks, len(self.works))
         for rank in list(self._loaded):
             self._hand_out(self._calibration.join(rank))
 
-    def _block_measured(self, rank: int, message: BlockMeasured) -> None:
+    def _block_measured(self, rank: int, message: BlocksMeasured) -> None:
         calibration = self._calibration
         assert calibration is not None
-        self._hand_out(calibration.measured(rank, message.block, message.part))
+        self._hand_out(calibration.measured(rank, message.blocks, message.part))
         if calibration.complete:
             self._send(0, MergeStatistics(tuple(calibration.parts), self._cache))
 
@@ -176,9 +176,9 @@ class Crew:
             files=None if is_home else self._files,
         )
 
-    def _hand_out(self, blocks: list[tuple[int, int]]) -> None:
-        for rank, block in blocks:
-            self._send(rank, CalibrateBlock(block))
+    def _hand_out(self, handed: list[tuple[int, range]]) -> None:
+        for rank, blocks in handed:
+            self._send(rank, CalibrateBlocks(blocks))
 
     def _post(self, messages: list[Addressed]) -> None:
         for addressed in messages:

@@ -106,10 +106,10 @@ class BaselineMeasured(ToMaster):
 
 
 @dataclass(frozen=True, slots=True)
-class BlockMeasured(ToMaster):
-    """Statistics of one block, as plain arrays."""
+class BlocksMeasured(ToMaster):
+    """Statistics of the samples of some blocks, as plain arrays."""
 
-    block: int
+    blocks: range
     part: Any
 
 
@@ -225,10 +225,10 @@ class FileBytes(ToAgent):
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrateBlock(ToAgent):
-    """Measure the statistics of one block of samples."""
+class CalibrateBlocks(ToAgent):
+    """Measure the statistics of some blocks of samples."""
 
-    block: int
+    blocks: range
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ class StatisticsWork:
     def n_blocks(self) -> int:
         return len(self._blocks)
 
-    def measure(self, block: int) -> dict[str, Any]:
-        """Statistics of one block, as plain arrays.
+    def measure(self, blocks: range) -> dict[str, Any]:
+        """Statistics of some blocks that follow one another, as plain arrays.
 
         Raises:
             DataError: a tensor holds NaN; names tensor and sample.
@@ -58,12 +58,10 @@ class StatisticsWork:
             self._collector = Collector(
                 self._prepared, tensors, n_threads=self._n_threads, providers=providers
             )
-        chosen = self._blocks[block]
-        before = self._feeds.feeds[: chosen.start]
+        first, last = self._blocks[blocks[0]], self._blocks[blocks[-1]]
+        before = self._feeds.feeds[: first.start]
         first_sample = sum(len(next(iter(f.values()))) if self._feeds.batched else 1 for f in before)
-        return self._collector.collect(
-            self._feeds.feeds[chosen.start : chosen.stop], first_sample
-        ).to_arrays()
+        return self._collector.collect(self._feeds.feeds[first.start : last.stop], first_sample).to_arrays()
 
     def find(self, folder: Path) -> tuple[Statistics | None, str]:
         """What an earlier session kept, or why it cannot be used."""

@@ -54,8 +54,8 @@ from disttune.runtime.messages import (
 )
 from disttune.runtime.start_messages import (
     BaselineMeasured,
-    BlockMeasured,
-    CalibrateBlock,
+    BlocksMeasured,
+    CalibrateBlocks,
     CollectFiles,
     FilesCollected,
     FindStatistics,
@@ -117,8 +117,8 @@ class TrialWorker:
                 return self._guarded("MeasureBaseline", self._baseline)
             case CollectFiles():
                 return self._guarded("CollectFiles", lambda: FilesCollected(self._data.user_files()))
-            case CalibrateBlock():
-                return self._guarded("CalibrateBlock", lambda: self._calibrate(message))
+            case CalibrateBlocks():
+                return self._guarded("CalibrateBlocks", lambda: self._calibrate(message))
             case FindStatistics():
                 return self._guarded("FindStatistics", lambda: self._find_statistics(message))
             case MergeStatistics():
@@ -244,8 +244,8 @@ class TrialWorker:
             self._statistics = StatisticsWork(data.prepared, data.calibration(), data.job, data.n_threads)
         return self._statistics
 
-    def _calibrate(self, message: CalibrateBlock) -> BlockMeasured:
-        return BlockMeasured(message.block, self._statistics_work().measure(message.block))
+    def _calibrate(self, message: CalibrateBlocks) -> BlocksMeasured:
+        return BlocksMeasured(message.blocks, self._statistics_work().measure(message.blocks))
 
     def _find_statistics(self, message: FindStatistics) -> StatisticsMerged | StatisticsMissing:
         statistics, reason = self._statistics_work().find(message.folder)

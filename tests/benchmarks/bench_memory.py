@@ -27,7 +27,7 @@ from disttune.evaluate.user_code import load_function
 from disttune.runtime.memory_files import MemoryFiles
 from disttune.runtime.messages import Built, EvaluateModel, RunTask
 from disttune.runtime.start_messages import (
-    CalibrateBlock,
+    CalibrateBlocks,
     Functions,
     Load,
     LoadStatistics,
@@ -163,7 +163,7 @@ def _phases(
     for process in processes:
         process.ask(load)
     found["loaded"] = pss_mb(processes)
-    parts = tuple(first.ask(CalibrateBlock(i)).part for i in range(prepared.n_blocks))
+    parts = tuple(first.ask(CalibrateBlocks(range(i, i + 1))).part for i in range(prepared.n_blocks))
     statistics = files.new("statistics")
     first.ask(MergeStatistics(parts, signs, statistics))
     space = build_space(prepared.summary, load_capability("ort-cpu"), job.quantization)

@@ -7,11 +7,12 @@ import pytest
 
 from disttune.config.errors import DisttuneError
 from disttune.config.job_file import job_from_dict
+from disttune.runtime.calibration import MOST_BLOCKS, Calibration
 from disttune.runtime.crew import Crew
 from disttune.runtime.messages import OpenFile, ToAgent
 from disttune.runtime.start_messages import (
-    BlockMeasured,
-    CalibrateBlock,
+    BlocksMeasured,
+    CalibrateBlocks,
     FindStatistics,
     Functions,
     HaveFile,
@@ -122,11 +123,35 @@ def calibrating(nodes: str, n_blocks: int) -> Scene:
 
 def test_blocks_are_spread_over_the_ranks_and_merged_in_order():
     scene = calibrating("aa", n_blocks=3)
-    assert scene.hear(0, StatisticsMissing("new")) == [(0, CalibrateBlock(0)), (1, CalibrateBlock(1))]
-    assert scene.hear(1, BlockMeasured(1, "part 1")) == [(1, CalibrateBlock(2))]
-    assert scene.hear(1, BlockMeasured(2, "part 2")) == []
+    first, second, third = (range(i, i + 1) for i in range(3))
+    begun = [(0, CalibrateBlocks(first)), (1, CalibrateBlocks(second))]
+    assert scene.hear(0, StatisticsMissing("new")) == begun
+    assert scene.hear(1, BlocksMeasured(second, "part 1")) == [(1, CalibrateBlocks(third))]
+    assert scene.hear(1, BlocksMeasured(third, "part 2")) == []
     merge = MergeStatistics(("part 0", "part 1", "part 2"), CACHE)
-    assert scene.hear(0, BlockMeasured(0, "part 0")) == [(0, merge)]
+    assert scene.hear(0, BlocksMeasured(first, "part 0")) == [(0, merge)]
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3, 8])
+def test_every_block_is_measured_once_in_shares_that_become_smaller(n_ranks):
+    calibration = Calibration(40, n_ranks)
+    running = [handed for rank in range(n_ranks) for handed in calibration.join(rank)]
+    shares = []
+    while running:
+        rank, blocks = running.pop(0)
+        shares.append(blocks)
+        running += calibration.measured(rank, blocks, blocks)
+    assert calibration.complete
+    assert [i for part in calibration.parts for i in part] == list(range(40))
+    assert sorted(map(len, shares), reverse=True) == [len(blocks) for blocks in shares]
+    assert max(map(len, shares)) == min(40 // (2 * n_ranks - 1), MOST_BLOCKS)
+
+
+def test_blocks_of_a_lost_rank_are_measured_one_by_one():
+    calibration = Calibration(4, 1)
+    assert calibration.join(0) == [(0, range(4))]
+    assert calibration.lost(0) == []
+    assert calibration.join(1) == [(1, range(1))]
 
 
 def test_ranks_are_equipped_once_they_have_the_statistics():
@@ -149,8 +174,8 @@ def test_a_block_of_a_lost_rank_goes_to_another():
     scene = calibrating("aaa", n_blocks=2)
     scene.hear(0, StatisticsMissing("new"))
     scene.crew.lose(1)
-    assert scene.take() == [(2, CalibrateBlock(1))]
-    assert scene.hear(1, BlockMeasured(1, "late")) == []
+    assert scene.take() == [(2, CalibrateBlocks(range(1, 2)))]
+    assert scene.hear(1, BlocksMeasured(range(1, 2), "late")) == []
 
 
 def test_a_block_that_costs_three_ranks_ends_the_job():
