@@ -25,6 +25,7 @@ from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.size import LARGE_BYTES, model_bytes
 from disttune.quantize.tensor_memory import in_memory, whole_model
 
+_FATAL = 4  # of onnxruntime's log; errors are raised all the same
 _CPU = ("CPUExecutionProvider",)
 _SESSION_NAMES = frozenset(n for n in dir(onnxruntime.InferenceSession) if not n.startswith("_")) | {"_sess"}
 _PROTO_NAMES = frozenset(onnx.ModelProto.DESCRIPTOR.fields_by_name) | {"SerializeToString"}
@@ -128,6 +129,7 @@ class QuantizedModel(os.PathLike[str]):
         )
         if self._values and self._providers == _CPU:
             options = self._options()
+            options.log_severity_level = _FATAL  # where this cannot be done it is done otherwise
             give_without_copies(self._values, options)
             with contextlib.suppress(Exception):
                 return open_session(options)

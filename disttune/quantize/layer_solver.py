@@ -9,6 +9,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +22,12 @@ from disttune.quantize.algorithms.layer import JointAlgorithm, LayerInputs, Laye
 from disttune.quantize.algorithms.layout import LayerLayout
 from disttune.quantize.algorithms.registry import find_layer_algorithm
 from disttune.quantize.builder.build import Builder
+from disttune.quantize.builder.constants import Solved
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.layer_measurements import Before, Feed, LayerMeasurements, digest_of, hash_of
 from disttune.quantize.layers import Layer, has_layers
 from disttune.quantize.statistics.kept_tensors import KeptTensors
+from disttune.quantize.weights import QuantizedWeight
 from disttune.quantize.work import Results, Work
 from disttune.space.candidate import Candidate
 
@@ -168,10 +171,13 @@ class LayerSolver:
         for i, layer in enumerate(group):
             if self._used.get(layer) != key:
                 parts = {n.removeprefix(f"{i}/"): a for n, a in arrays.items() if n.startswith(f"{i}/")}
-                solution = _unpacked(parts)
-                weight = self._measurements.layout(layer.readers[0]).quantized(solution, layer.scheme.scheme)
-                self._builder.use(layer, weight, solution.input_scale)
+                make = partial(self._weight, layer, parts)
+                self._builder.use(layer, Solved(f"{key}/{i}", make), parts.get("input_scale"))
                 self._used[layer] = key
+
+    def _weight(self, layer: Layer, solution: Results) -> QuantizedWeight:
+        layout = self._measurements.layout(layer.readers[0])
+        return layout.quantized(_unpacked(solution), layer.scheme.scheme)
 
     def _before(self, group: Sequence[Layer], configs: Configs) -> Before:
         """Rule 1: the quantized ops that the inputs of a group come through, in graph order."""

@@ -82,7 +82,7 @@ class SharedTensors:
     def _of(self, tensor: TensorProto) -> _Facts:
         facts = self._facts.get(id(tensor))
         if facts is None:
-            name = field_bytes(len(tensor.name.encode())) if tensor.name else 0
+            name = field_bytes(len(tensor.name.encode())) if tensor.HasField("name") else 0
             unnamed = tensor_bytes(tensor) - name
             facts = self._facts[id(tensor)] = _Facts(tensor, describe_tensor(tensor), unnamed)
         return facts

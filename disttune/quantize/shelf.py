@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
+LEAST_BYTES = 2**14  # worth a place on a shelf
 
 
 class Shelf(Protocol):
@@ -18,3 +19,10 @@ class Shelf(Protocol):
     def keep(self, key: str, arrays: Arrays) -> Arrays:
         """Put arrays there for all; gives those to be used from now on instead."""
         ...
+
+
+def put_on(shelf: Shelf | None, key: str, arrays: Arrays) -> Arrays:
+    """The same arrays, from a shelf where there is one and they are worth a place there."""
+    if shelf is None or sum(array.nbytes for array in arrays.values()) < LEAST_BYTES:
+        return arrays
+    return shelf.find(key) or shelf.keep(key, arrays)

@@ -35,7 +35,9 @@ def tensor_bytes(tensor: TensorProto) -> int:
     """Length of a tensor's message with its values in it."""
     if not in_memory(tensor):
         return int(tensor.ByteSize())
-    head = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    head = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+    if tensor.HasField("name"):
+        head.name = tensor.name
     return int(head.ByteSize()) + field_bytes(n_value_bytes(tensor))
 
 

@@ -29,6 +29,7 @@ from disttune.quantize.layers import has_layers
 from disttune.quantize.passes.graph_pass import ORDER, find_pass
 from disttune.quantize.passes.smooth_quant import ALPHA, PER_TENSOR
 from disttune.quantize.sequential_correction import correct_sequentially, shifted
+from disttune.quantize.shelf import put_on
 from disttune.quantize.statistics.channels import (
     ChannelStatistics,
     channels_as_arrays,
@@ -163,6 +164,8 @@ class Variants:
     def learn(self, work: Work, results: Results | str) -> None:
         """See `NeedsWork.learn`."""
         if work.kind == "solve":
+            if not isinstance(results, str):  # every process of a node has learnt the same
+                results = put_on(self._settings.shelf, f"solution {work.key}", results)
             self._solutions[work.key] = results
         elif isinstance(results, str):
             self._failed[work.key] = results

@@ -1,5 +1,6 @@
 """Probes on real models: against the models' own outputs, and against curvatures that are known exactly."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -199,6 +200,19 @@ def test_latency_of_the_float_model_itself_is_that_of_the_float_model():
     assert 0.6 < found["ratio"] < 1.6
     assert found["ratio"] * found["float_milliseconds"] == pytest.approx(found["milliseconds"], rel=0.6)
     assert found["spread"] >= 0
+
+
+def test_latency_is_that_of_packed_sessions_however_others_run(monkeypatch):
+    t = tools(two_layers())
+    opened = []
+
+    def open_unpacked(source, packed=False):
+        opened.append(packed)
+        return QuantizedModel(source, packed=packed)
+
+    monkeypatch.setattr("disttune.evaluate.probes.latency.MAX_PAIRS", 6)
+    find_probe("latency")(replace(t, open_model=open_unpacked), candidate(relu=FLOAT32), {"trial": 0})
+    assert opened == [True, True]
 
 
 def test_latency_is_that_of_the_candidates_model_and_not_of_the_float_one(monkeypatch):

@@ -5,10 +5,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, numpy_helper
 
 from disttune.config.errors import ModelError, TrialError
 from disttune.evaluate.model import QuantizedModel, check_providers
+from disttune.quantize.builder.writer import Blueprint
 from tests.evaluate.small_models import linear, rows
+from tests.models import Graph, value
 
 CPU = ("CPUExecutionProvider",)
 
@@ -47,6 +50,21 @@ def test_functions_written_for_a_model_proto_can_use_it(model, tmp_path):
     assert [node.op_type for node in model.graph.node] == [n.op_type for n in onnx.load(model).graph.node]
     onnx.save(model, tmp_path / "saved.onnx")
     assert onnx.load(tmp_path / "saved.onnx") == model.proto
+
+
+def test_a_weight_that_the_optimizer_wants_to_see_is_shown_to_it_without_a_word(capfd):
+    g = Graph()
+    turned = g.node("Transpose", g.weight("w", 64, 64), perm=[1, 0])
+    g.node("MatMul", "x", turned, output="y")
+    model = g.model([value("x", ["N", 64])], [value("y", ["N", 64])])
+    (weight,) = model.graph.initializer
+    wide = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
+    tensors, expected = {"w": TensorProto()}, wide @ numpy_helper.to_array(weight).T
+    tensors["w"].CopyFrom(weight)
+    del model.graph.initializer[:]
+    with QuantizedModel(Blueprint(model, tensors)) as shared:
+        np.testing.assert_allclose(shared.run(None, {"x": wide})[0], expected, rtol=1e-4, atol=1e-4)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_no_file_is_written_for_a_run_alone(model, tmp_path):

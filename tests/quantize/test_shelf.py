@@ -9,7 +9,7 @@ import pytest
 from disttune.config.quantization_section import QuantizationSection
 from disttune.evaluate.model import QuantizedModel
 from disttune.quantize import shelf as shelves
-from disttune.quantize.builder import constants
+from disttune.quantize.builder import constants, nbits_tensors
 from disttune.quantize.digest import model_digest, serialize
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
@@ -39,21 +39,30 @@ class Dictionary:
 @pytest.fixture(autouse=True)
 def small_weights_count(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "SMALLEST_BYTES", 0)
+    monkeypatch.setattr(nbits_tensors, "SMALLEST_BYTES", 0)
+    monkeypatch.setattr(shelves, "LEAST_BYTES", 0)
 
 
-def engines(model, shelf):
+def engines(model, shelf, approach="auto"):
     """An engine without and one with the shelf, and some candidates."""
     prepared = prepare(model)
     summary = summarize(prepared, model)
-    space = build_space(summary, load_capability("ort-cpu"), QuantizationSection(approach="auto"))
-    settings = EngineSettings(), EngineSettings(shelf=shelf)
+    space = build_space(summary, load_capability("ort-cpu"), QuantizationSection(approach=approach))
+    kind = "matmulnbits" if approach == "weight_only" else "qdq"
+    settings = [EngineSettings(shelf=s, weight_only_format=kind) for s in (None, shelf)]
     found = [FastEngine(prepared, summary, feeds(model, 4), s) for s in settings]
     return *found, [space[i] for i in range(0, space.size, max(1, space.size // 7))][:7]
 
 
-@pytest.mark.parametrize("make", [models.tiny_cnn, models.mlp, models.attention, models.recurrent])
-def test_models_digests_and_sizes_are_the_same(make):
-    plain, shelved, candidates = engines(make(), Dictionary())
+@pytest.mark.parametrize(
+    ("make", "approach"),
+    [
+        *((make, "auto") for make in (models.tiny_cnn, models.mlp, models.attention, models.recurrent)),
+        *((make, "weight_only") for make in (models.mlp, models.attention)),
+    ],
+)
+def test_models_digests_and_sizes_are_the_same(make, approach):
+    plain, shelved, candidates = engines(make(), Dictionary(), approach)
     shared = SharedTensors()
     for candidate in candidates:
         expected, found = plain.blueprint(candidate), shelved.blueprint(candidate)
@@ -99,3 +108,20 @@ def test_another_weight_of_the_same_name_has_codes_of_its_own():
     first.build(candidates[0])
 
     assert model_digest(second.build(candidates[0])) == model_digest(plain.build(candidates[0]))
+
+
+def test_what_weights_alone_become_is_held_once(monkeypatch):
+    """Solutions of gptq, and the constants of MatMulNBits that are made of them."""
+    shelf = Dictionary()
+    _, first, candidates = engines(models.mlp(), shelf, "weight_only")
+    configs = {c.weight.method for candidate in candidates for c in candidate.configs().values() if c.weight}
+    assert "gptq" in configs
+    expected = [model_digest(first.build(candidate)) for candidate in candidates]
+    assert any(key.startswith("solution ") for key in shelf.arrays)
+    _, second, _ = engines(models.mlp(), shelf, "weight_only")
+    monkeypatch.setattr(constants, "nbits_of", None)
+
+    blueprints = [second.blueprint(candidate) for candidate in candidates]
+
+    assert [model_digest(blueprint.model()) for blueprint in blueprints] == expected
+    assert any(map(in_memory, blueprints[0].skeleton.graph.initializer))

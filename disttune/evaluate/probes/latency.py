@@ -1,7 +1,8 @@
 """`latency`: how long a run of a candidate's model takes, against the float model's beside it.
 
 Pairs of runs, one of each model on the same feed, the one that goes first changing from pair to pair: what
-slows the machine for a while slows both. The scheduler sees to it that nothing else runs on the node.
+slows the machine for a while slows both. The scheduler sees to it that nothing else runs on the node. The
+sessions pack their weights even in jobs whose other sessions share them: the exported model will.
 """
 
 import time
@@ -38,7 +39,9 @@ def latency(
     if candidate is None:
         raise InternalError("probe latency needs a candidate")
     feeds = tools.first_feeds(MAX_FEEDS)
-    with tools.open_model(tools.prepared) as plain, tools.open_model(tools.build(candidate)) as quantized:
+    models = tools.prepared, tools.build(candidate)
+    plain, quantized = (tools.open_model(model, packed=True) for model in models)
+    with plain, quantized:
         for number in range(WARM_UPS):
             _seconds(plain, feeds[number % len(feeds)])
             _seconds(quantized, feeds[number % len(feeds)])

@@ -32,7 +32,8 @@ class ProbeTools:
         summary: of it.
         feeds: of the calibration, with targets where the loader gives some.
         build: the model of a candidate.
-        open_model: a model as it is run here; to be closed.
+        open_model: a model as it is run here, or with `packed=True` as onnxruntime runs it by default; to
+            be closed.
         folder: where relative files are looked up.
         kept: what a kind of probe wants to find again, under its own name.
     """
@@ -41,7 +42,7 @@ class ProbeTools:
     summary: ModelSummary
     feeds: Feeds
     build: Callable[[Candidate], ModelProto]
-    open_model: Callable[[ModelProto], QuantizedModel]
+    open_model: Callable[..., QuantizedModel]
     folder: Path
     kept: dict[str, Any] = field(default_factory=dict)
 

@@ -22,7 +22,7 @@ from disttune.config.schemes import (
     Scheme,
 )
 from disttune.config.weight_methods import WEIGHT_METHODS
-from disttune.quantize.builder.constants import ConstantStore
+from disttune.quantize.builder.constants import ConstantStore, Solved
 from disttune.quantize.builder.dynamic_ops import DynamicWriter, check_dynamic, stays_in_float
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
 from disttune.quantize.builder.nbits import NBitsWriter, nbits_ops
@@ -38,7 +38,6 @@ from disttune.quantize.reduced_range import with_reduced_ranges
 from disttune.quantize.sharing import mark_tensors, range_sources
 from disttune.quantize.shelf import Shelf
 from disttune.quantize.sources import WEIGHT_INPUTS
-from disttune.quantize.weights import QuantizedWeight
 from disttune.space.candidate import Candidate
 
 Configs = Mapping[str, OpConfig]
@@ -91,9 +90,9 @@ class Builder:
         model = self._opsets.lowest
         return layers_of(model, configs, tensor_schemes(model, candidate, configs))
 
-    def use(self, layer: Layer, weight: QuantizedWeight, input_scale: np.ndarray | None) -> None:
+    def use(self, layer: Layer, solved: Solved, input_scale: np.ndarray | None) -> None:
         """Take the codes of a layer, and what its inputs are divided by, instead of any before."""
-        self._store.use(layer.weight, layer.scheme, weight, input_scale)
+        self._store.use(layer.weight, layer.scheme, solved, input_scale)
 
     def array(self, constant: str) -> np.ndarray:
         """Values of a float constant; not to be written to."""

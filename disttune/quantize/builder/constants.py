@@ -15,7 +15,7 @@ from disttune.config.schemes import FLOAT8_DTYPES, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.bias import bias_codes
 from disttune.quantize.builder.encode import ONNX_TYPES, encode
-from disttune.quantize.builder.nbits_tensors import NBits, nbits_of
+from disttune.quantize.builder.nbits_tensors import NBits, nbits_as_arrays, nbits_from_arrays, nbits_of
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
 from disttune.quantize.digest import describe_tensor, describe_values
 from disttune.quantize.parameters import has_power_of_two_scale, next_power_of_two
@@ -59,6 +59,19 @@ class QuantizedBias:
     axis: int | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Solved:
+    """Codes of a weight that an algorithm has found.
+
+    Args:
+        key: equal keys, equal codes.
+        make: unpacks them; not kept, because what is written of them is.
+    """
+
+    key: str
+    make: Callable[[], QuantizedWeight]
+
+
 class ConstantStore:
     """Quantizes constants of one float model, each in each way once.
 
@@ -76,7 +89,7 @@ class ConstantStore:
         self._constants: dict[tuple[object, ...], QuantizedConstant] = {}
         self._grown: dict[tuple[object, ...], Floats | None] = {}
         self._biases: dict[tuple[object, ...], QuantizedBias | None] = {}
-        self._solved: dict[tuple[str, ConstantScheme], QuantizedWeight] = {}
+        self._solved: dict[tuple[str, ConstantScheme], Solved] = {}
         self._input_scales: dict[tuple[str, ConstantScheme], Floats | None] = {}
         self._nbits: dict[tuple[str, ConstantScheme, bool], NBits] = {}
 
@@ -89,9 +102,7 @@ class ConstantStore:
             self._arrays[name] = array
         return array
 
-    def use(
-        self, name: str, scheme: ConstantScheme, weight: QuantizedWeight, input_scale: Floats | None
-    ) -> None:
+    def use(self, name: str, scheme: ConstantScheme, solved: Solved, input_scale: Floats | None) -> None:
         """Take the codes that an algorithm has found for a weight, instead of any before.
 
         Args:
@@ -102,7 +113,7 @@ class ConstantStore:
             del self._constants[key]
         for is_turned in (False, True):
             self._nbits.pop((name, scheme, is_turned), None)
-        self._solved[name, scheme] = weight
+        self._solved[name, scheme] = solved
 
     def input_scale(self, name: str, scheme: ConstantScheme) -> Floats | None:
         """What an algorithm wants a weight's data to be divided by."""
@@ -121,7 +132,7 @@ class ConstantStore:
         key = (name, scheme, is_turned)
         if key not in self._nbits:
             with _naming(name):
-                self._nbits[key] = nbits_of(self._weight(name, scheme), is_turned)
+                self._nbits[key] = self._shared_nbits(name, scheme, is_turned)
         return self._nbits[key]
 
     def transposed(self, name: str, scheme: Scheme) -> QuantizedConstant:
@@ -188,7 +199,7 @@ class ConstantStore:
     def _weight(self, name: str, scheme: ConstantScheme) -> QuantizedWeight:
         """Rounded right here, or as an algorithm has found it before."""
         if (name, scheme) in self._solved:
-            return self._solved[name, scheme]
+            return self._solved[name, scheme].make()
         if scheme.scheme.method in WEIGHT_METHODS:
             raise InternalError(f'weight "{name}": {scheme.scheme} has not been solved')
         return quantize_weight(self.array(name), scheme.scheme, scheme.axis)
@@ -196,9 +207,9 @@ class ConstantStore:
     def _rescaled(self, name: str, scheme: ConstantScheme, scales: Floats) -> QuantizedWeight:
         """A weight with larger scales; codes that an algorithm has found stay where the scale does."""
         weight = self.array(name)
-        solved = self._solved.get((name, scheme))
-        if solved is None:
+        if (name, scheme) not in self._solved:
             return quantize_weight(weight, scheme.scheme, scheme.axis).rescaled(weight, scales)
+        solved = self._weight(name, scheme)
         grown = solved.rescaled(weight, scales)
         same = grown.for_each_value(scales == solved.scale)
         return replace(grown, codes=np.where(same, solved.codes, grown.codes))
@@ -216,14 +227,28 @@ class ConstantStore:
     ) -> QuantizedConstant:
         if key not in self._constants:
             with _naming(key[0]):
-                cause = repr((key[1:], self._solved_contents(*key[:2])))
+                cause = repr((key[1:], self._solved_key(*key[:2])))
                 self._constants[key] = self._shared(str(key[0]), cause, scheme.dtype, quantize)
         return self._constants[key]
 
-    def _solved_contents(self, name: object, scheme: object) -> str:
+    def _solved_key(self, name: object, scheme: object) -> str:
         """Of the codes that an algorithm has found and others are made from; "" where there are none."""
         solved = self._solved.get((name, scheme))  # type: ignore[arg-type]
-        return _contents(solved) if solved else ""
+        return solved.key if solved else ""
+
+    def _shared_nbits(self, name: str, scheme: ConstantScheme, is_turned: bool) -> NBits:
+        """As `_shared`."""
+
+        def made() -> NBits:
+            return nbits_of(self._weight(name, scheme), is_turned)
+
+        if self._shelf is None or math.prod(self._tensors[name].dims) < SMALLEST_BYTES:
+            return made()
+        key = self._shelf_key(name, f"nbits {is_turned} {scheme!r} {self._solved_key(name, scheme)}")
+        arrays = self._shelf.find(key)
+        if arrays is None:
+            arrays = self._shelf.keep(key, nbits_as_arrays(made()))
+        return nbits_from_arrays(arrays, self._memory)
 
     def _shared(
         self, name: str, cause: str, dtype: str, quantize: Callable[[], QuantizedWeight]
@@ -235,17 +260,19 @@ class ConstantStore:
             cause: all that the codes depend on beside the constant's values.
             dtype: of the codes.
         """
-        tensor = self._tensors[name]
-        if self._shelf is None or math.prod(tensor.dims) < SMALLEST_BYTES:
+        if self._shelf is None or math.prod(self._tensors[name].dims) < SMALLEST_BYTES:
             return _as_tensors(quantize(), dtype)
-        if name not in self._descriptions:
-            self._descriptions[name] = describe_tensor(tensor)
-        text = f"{self._descriptions[name].hex()} {dtype} {cause}"
-        key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        key = self._shelf_key(name, f"{dtype} {cause}")
         arrays = self._shelf.find(key)
         if arrays is None:
             arrays = self._shelf.keep(key, _as_arrays(quantize(), dtype))
         return _from_arrays(arrays, dtype, self._memory)
+
+    def _shelf_key(self, name: str, cause: str) -> str:
+        if name not in self._descriptions:
+            self._descriptions[name] = describe_tensor(self._tensors[name])
+        text = f"{self._descriptions[name].hex()} {cause}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @contextmanager
@@ -283,16 +310,6 @@ def _quantized_bias(bias: Floats, data_scale: np.float32, scales: Floats) -> Qua
         encode(np.zeros(scales.size if several else (), np.int32), "int32"),
         0 if several else None,
     )
-
-
-def _contents(weight: QuantizedWeight) -> str:
-    """Digest over the codes and their meaning."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (weight.codes, weight.scale, weight.zero_point):
-        digest.update(f"{array.dtype.str} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    digest.update(f"{weight.axis} {weight.block_size} {weight.code_range}".encode())
-    return digest.hexdigest()
 
 
 def _as_arrays(weight: QuantizedWeight, dtype: str) -> Arrays:

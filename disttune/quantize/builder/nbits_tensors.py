@@ -19,12 +19,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from disttune.config.errors import TrialError
+from disttune.quantize.digest import describe_tensor
+from disttune.quantize.shelf import Arrays
+from disttune.quantize.tensor_memory import SMALLEST_BYTES, TensorMemory, raw_values
 from disttune.quantize.weights import QuantizedWeight
 
 LEAST_BLOCK = 16
 _LARGEST_BLOCK = 256  # for one scale of many rows
 _SCALE_BYTES = 4
 _FLOAT_ZERO_BITS = 4
+_TENSORS = ("codes", "scale", "zero_point")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +87,38 @@ def nbits_of(weight: QuantizedWeight, is_turned: bool) -> NBits:
         n_rows, n_columns, bits, block_size,
         numpy_helper.from_array(blocks), numpy_helper.from_array(scale), zero_point,
     )  # fmt: skip
+
+
+def nbits_as_arrays(constants: NBits) -> Arrays:
+    """For a shelf: each tensor's values, its type and shape, and its description."""
+    sizes = (constants.n_rows, constants.n_columns, constants.bits, constants.block_size)
+    arrays: dict[str, NDArray[Any]] = {"sizes": np.array(sizes, np.int64)}
+    for name in _TENSORS:
+        tensor = getattr(constants, name)
+        if tensor is not None:
+            arrays[name] = raw_values(tensor)
+            arrays[f"{name} form"] = np.array([tensor.data_type, *tensor.dims], np.int64)
+            arrays[f"{name} description"] = np.frombuffer(describe_tensor(tensor), np.uint8)
+    return arrays
+
+
+def nbits_from_arrays(arrays: Arrays, memory: TensorMemory) -> NBits:
+    """What `nbits_as_arrays` gave; large tensors stay where they are."""
+
+    def tensor(name: str) -> TensorProto | None:
+        if name not in arrays:
+            return None
+        data_type, *dims = (int(n) for n in arrays[f"{name} form"])
+        values = arrays[name]
+        if values.nbytes < SMALLEST_BYTES:
+            return TensorProto(data_type=data_type, dims=dims, raw_data=values.tobytes())
+        return memory.tensor(values, data_type, tuple(dims), arrays[f"{name} description"].tobytes())
+
+    codes, scale, zero_point = map(tensor, _TENSORS)
+    assert codes is not None
+    assert scale is not None
+    n_rows, n_columns, bits, block_size = (int(n) for n in arrays["sizes"])
+    return NBits(n_rows, n_columns, bits, block_size, codes, scale, zero_point)
 
 
 def _bits(dtype: str) -> tuple[int, int]:
