@@ -12,6 +12,7 @@ from disttune.config.schemes import OpConfig
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.algorithms.layout import LINEAR_TYPES
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
+from disttune.quantize.builder.rounded_matrix import is_rounded_here
 from disttune.quantize.builder.tensor_schemes import ConstantScheme, TensorSchemes
 from disttune.quantize.sources import WEIGHT_INPUTS
 
@@ -64,6 +65,8 @@ def layers_of(model: FloatModel, configs: Mapping[str, OpConfig], schemes: Tenso
         for i in WEIGHT_INPUTS.get(node.op_type, ()):
             if i in node.float_constants:
                 _check(node, config)
+                if is_rounded_here(config.weight, model.rank(node.inputs[i])):
+                    continue
                 key = schemes.copies.origin(inputs[i]), schemes.constants[inputs[i]]
                 readers.setdefault(key, []).append(node)
     return [_layer(weight, scheme, nodes) for (weight, scheme), nodes in readers.items()]

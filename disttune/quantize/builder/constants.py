@@ -16,6 +16,7 @@ from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.bias import bias_codes
 from disttune.quantize.builder.encode import ONNX_TYPES, encode
 from disttune.quantize.builder.nbits_tensors import NBits, nbits_as_arrays, nbits_from_arrays, nbits_of
+from disttune.quantize.builder.rounded_matrix import is_rounded_here, rounded_matrix
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
 from disttune.quantize.digest import describe_tensor, describe_values
 from disttune.quantize.parameters import has_power_of_two_scale, next_power_of_two
@@ -200,6 +201,8 @@ class ConstantStore:
         """Rounded right here, or as an algorithm has found it before."""
         if (name, scheme) in self._solved:
             return self._solved[name, scheme].make()
+        if is_rounded_here(scheme.scheme, len(self._tensors[name].dims)) and scheme.axis is not None:
+            return rounded_matrix(self.array(name), scheme.scheme, scheme.axis)
         if scheme.scheme.method in WEIGHT_METHODS:
             raise InternalError(f'weight "{name}": {scheme.scheme} has not been solved')
         return quantize_weight(self.array(name), scheme.scheme, scheme.axis)

@@ -28,6 +28,7 @@ LEAST_BLOCK = 16
 _LARGEST_BLOCK = 256  # for one scale of many rows
 _SCALE_BYTES = 4
 _FLOAT_ZERO_BITS = 4
+_CODES_AT_ONCE = 2**22  # of a large matrix several copies are made on the way
 _TENSORS = ("codes", "scale", "zero_point")
 
 
@@ -60,7 +61,7 @@ def nbits_of(weight: QuantizedWeight, is_turned: bool) -> NBits:
         TrialError: its zero points have no form.
     """
     bits, offset = _bits(weight.dtype)
-    codes = (weight.codes if is_turned else weight.codes.T).astype(np.int32) + offset
+    codes = weight.codes if is_turned else weight.codes.T
     n_columns, n_rows = codes.shape
     block_size = weight.block_size or _cheapest_block(n_rows, bits)
     n_blocks = -(-n_rows // block_size)
@@ -76,13 +77,19 @@ def nbits_of(weight: QuantizedWeight, is_turned: bool) -> NBits:
         unsigned = zeros.astype(np.int32) + offset
         shift = middle - int(unsigned.flat[0]) if unsigned.size else 0
         is_one = bool((unsigned == unsigned.flat[:1]).all())
-        if is_one and codes.min(initial=0) + shift >= 0 and codes.max(initial=0) + shift < 2**bits:
-            codes += shift
+        ends = (int(codes.min()), int(codes.max())) if codes.size else (0, 0)
+        lowest, highest = min(ends[0] + offset, 0) + shift, max(ends[1] + offset, 0) + shift
+        if is_one and lowest >= 0 and highest < 2**bits:
+            offset += shift
         else:
             zero_point = numpy_helper.from_array(_packed(unsigned, bits, middle))
-    padded = np.zeros((n_columns, n_blocks * block_size), np.uint8)
-    padded[:, :n_rows] = codes
-    blocks = _packed(padded, bits, 0).reshape(n_columns, n_blocks, block_size * bits // 8)
+    blocks = np.empty((n_columns, n_blocks, block_size * bits // 8), np.uint8)
+    step = max(1, _CODES_AT_ONCE // max(n_rows, 1))
+    for start in range(0, n_columns, step):
+        some = codes[start : start + step]
+        padded = np.zeros((len(some), n_blocks * block_size), np.uint8)
+        padded[:, :n_rows] = some.astype(np.int32) + offset
+        blocks[start : start + step] = _packed(padded, bits, 0).reshape(len(some), n_blocks, -1)
     return NBits(
         n_rows, n_columns, bits, block_size,
         numpy_helper.from_array(blocks), numpy_helper.from_array(scale), zero_point,
