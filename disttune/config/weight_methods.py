@@ -14,12 +14,14 @@ Other tools call some options by other names:
 | warm_start | warm_start (0.2) | warm_start |
 | candidates | num_candidates (20) | |
 
+Values outside the ranges of `RULES` are refused wherever an option is given.
+
 Iterations here see all samples at once, so fewer do. Batch sizes, `DropRatio` and `FixedSeed` have no
 counterpart: nothing is drawn at random. `DataSize` is the number of calibration samples.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -46,6 +48,41 @@ class WeightMethod:
     options: MappingProxyType[str, OptionValue]
     uses_data: bool
     summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What an option's numbers may be.
+
+    Args:
+        text: behind "must be".
+        holds: whether a number keeps to it.
+    """
+
+    text: str
+    holds: Callable[[float], bool]
+
+
+def _at_least(least: int) -> Rule:
+    return Rule(f"a whole number of at least {least}", lambda x: x >= least)
+
+
+_SHARE = Rule("a number from 0 to 1", lambda x: 0 <= x <= 1)
+_POSITIVE = Rule("a number greater than 0", lambda x: x > 0)
+RULES = MappingProxyType(
+    {
+        "accuracy_level": Rule("0 (unset), 1, 2, 3 or 4", lambda x: x in range(5)),
+        "percdamp": _SHARE,
+        "block_size": _at_least(1),
+        "iterations": _at_least(0),
+        "candidates": _at_least(1),
+        "learning_rate": _POSITIVE,
+        "reg_param": Rule("a number of at least 0", lambda x: x >= 0),
+        "beta_start": _POSITIVE,
+        "beta_end": _POSITIVE,
+        "warm_start": _SHARE,
+    }
+)
 
 
 def _method(name: str, uses_data: bool, summary: str, **options: OptionValue) -> WeightMethod:
@@ -115,12 +152,21 @@ def weight_options(method: str, given: Mapping[str, object]) -> Options:
     for name, value in given.items():
         if name not in defaults:
             raise InputError(f'weight method "{method}": {unknown_name("option", name, defaults)}')
-        found[name] = _like(defaults[name], value, f'weight method "{method}": option {name}')
+        found[name] = option_value(name, defaults[name], value, f'weight method "{method}": option {name}')
     return tuple(sorted((name, value) for name, value in found.items() if value != defaults[name]))
 
 
-def _like(default: OptionValue, value: object, where: str) -> OptionValue:
-    """A value, or its text, as the kind that the default is of."""
+def option_value(name: str, default: OptionValue, value: object, where: str) -> OptionValue:
+    """A value of an option, or its text, as the kind that the default is of and within the option's rule.
+
+    Args:
+        name: of the option.
+        default: of the option.
+        value: as it was given.
+        where: what the message begins with.
+    Raises:
+        InputError: it is of another kind, or breaks the rule.
+    """
     text = str(value).lower()
     if isinstance(default, str):
         if text in SCALES:
@@ -130,13 +176,20 @@ def _like(default: OptionValue, value: object, where: str) -> OptionValue:
         if text in ("true", "false"):
             return text == "true"
         raise InputError(f'{where} is true or false; "{value}" was given')
+    number = _number(value)
+    whole = isinstance(default, int)
+    rule = RULES[name]
+    if not math.isfinite(number) or (whole and number != int(number)) or not rule.holds(number):
+        given = f'"{value}"' if isinstance(value, str) else repr(value)
+        raise InputError(f"{where} must be {rule.text}; {given} was given")
+    return int(number) if whole else number
+
+
+def _number(value: object) -> float:
+    """NaN for what is none."""
+    if isinstance(value, bool):
+        return math.nan
     try:
-        number = float(text)
+        return float(str(value))
     except ValueError:
-        number = math.nan
-    if isinstance(default, int) and number == int(number if math.isfinite(number) else 0) and number >= 0:
-        return int(number)
-    if isinstance(default, float) and math.isfinite(number) and number >= 0:
-        return number
-    kind = "a whole number" if isinstance(default, int) else "a number"
-    raise InputError(f'{where} is {kind} of at least 0; "{value}" was given')
+        return math.nan

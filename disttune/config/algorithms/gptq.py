@@ -4,16 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from disttune.config.algorithms.parameter import at_least, boolean, model_level
+from disttune.config.algorithms.parameter import boolean, model_level, option_of
 from disttune.config.algorithms.registry import register_algorithm
 from disttune.config.algorithms.weight_only import WeightOnlyConfig, providers
-from disttune.config.errors import InputError
-
-
-def _share(parameter: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"{parameter} must be a number from 0 to 1; {value!r} was given")
-    return float(value)
 
 
 @register_algorithm("gptq")
@@ -39,8 +32,12 @@ class GPTQConfig(WeightOnlyConfig):
 
     method: ClassVar[str] = "gptq"
 
-    percdamp: float | Sequence[float] = field(default=0.01, metadata=model_level(_share))
-    block_size: int | Sequence[int] = field(default=128, metadata=model_level(at_least(1)))
+    percdamp: float | Sequence[float] = field(
+        default=0.01, metadata=model_level(option_of("gptq", "percdamp"))
+    )
+    block_size: int | Sequence[int] = field(
+        default=128, metadata=model_level(option_of("gptq", "block_size"))
+    )
     actorder: bool | Sequence[bool] = field(default=False, metadata=model_level(boolean))
     mse: bool | Sequence[bool] = field(default=False, metadata=model_level(boolean))
     perchannel: bool | Sequence[bool] = field(default=True, metadata=model_level(boolean))

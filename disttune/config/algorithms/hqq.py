@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from disttune.config.algorithms.parameter import always_false, at_least, boolean, per_op
+from disttune.config.algorithms.parameter import always_false, boolean, option_of, per_op
 from disttune.config.algorithms.registry import register_algorithm
 from disttune.config.algorithms.weight_only import WeightOnlyConfig, group_size
 
@@ -29,7 +29,7 @@ class HQQConfig(WeightOnlyConfig):
     weight_sym: bool | Sequence[bool] = field(
         default=False, metadata=per_op(always_false("hqq moves zero points"))
     )
-    iterations: int | Sequence[int] = field(default=20, metadata=per_op(at_least(0)))
+    iterations: int | Sequence[int] = field(default=20, metadata=per_op(option_of("hqq", "iterations")))
     float_zero_point: bool | Sequence[bool] = field(default=False, metadata=per_op(boolean))
 
     def _options(self) -> dict[str, object]:

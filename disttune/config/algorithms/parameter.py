@@ -11,6 +11,7 @@ from typing import Any, Literal
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.config.schemes import parse_method
+from disttune.config.weight_methods import WEIGHT_METHODS, OptionValue, option_value
 
 Check = Callable[[str, Any], Any]
 
@@ -86,6 +87,16 @@ def at_least(minimum: int) -> Check:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
             raise InputError(f"{parameter} must be a whole number of at least {minimum}; {value!r} was given")
         return value
+
+    return check
+
+
+def option_of(method: str, name: str) -> Check:
+    """Check for an option of a weight method, by the rules of all who can give it."""
+    default = WEIGHT_METHODS[method].options[name]
+
+    def check(parameter: str, value: Any) -> OptionValue:
+        return option_value(name, default, value, parameter)
 
     return check
 

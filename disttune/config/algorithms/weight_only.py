@@ -5,14 +5,20 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from disttune.config.algorithms.algorithm_config import AlgorithmConfig
-from disttune.config.algorithms.parameter import boolean, model_level, names_or_none, one_of, per_op
+from disttune.config.algorithms.parameter import (
+    boolean,
+    model_level,
+    names_or_none,
+    one_of,
+    option_of,
+    per_op,
+)
 from disttune.config.errors import InputError
 from disttune.config.schemes import FLOAT32, Approach, OpConfig, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS, weight_options
 
 _DTYPES = {"int": "int", "uint": "uint", "fp32": "fp32", "float32": "fp32"}
 _ACTIVATIONS = {"fp32": "fp32", "float32": "fp32"}
-_LEVELS = range(5)
 
 
 def bits(parameter: str, value: Any) -> int:
@@ -27,13 +33,6 @@ def group_size(parameter: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or (value < 1 and value != -1):
         raise InputError(f"{parameter} must be -1 (per channel) or at least 1; {value!r} was given")
     return value
-
-
-def accuracy_level(parameter: str, value: Any) -> int:
-    """Check for MatMulNBits' accuracy level."""
-    if isinstance(value, bool) or value not in _LEVELS:
-        raise InputError(f"{parameter} must be 0 (unset), 1, 2, 3 or 4; {value!r} was given")
-    return int(value)
 
 
 def providers(parameter: str, value: Any) -> tuple[str, ...]:
@@ -68,7 +67,9 @@ class WeightOnlyConfig(AlgorithmConfig):
     weight_group_size: int | Sequence[int] = field(default=32, metadata=per_op(group_size))
     weight_sym: bool | Sequence[bool] = field(default=True, metadata=per_op(boolean))
     act_dtype: Any = field(default="fp32", metadata=per_op(one_of(_ACTIVATIONS)))
-    accuracy_level: int | Sequence[int] = field(default=0, metadata=per_op(accuracy_level))
+    accuracy_level: int | Sequence[int] = field(
+        default=0, metadata=per_op(option_of("rtn", "accuracy_level"))
+    )
     quant_last_matmul: bool | Sequence[bool] = field(
         default=True, kw_only=True, metadata=model_level(boolean)
     )
