@@ -68,7 +68,7 @@ def autotune(
             goodbye = serve(transport, handed or None)
             result, files = goodbye.result, goodbye.model
             assert isinstance(result, TuningResult)
-            return _tuned(files or {}, result)
+            return _tuned(files or {}, result, goodbye.providers)
         return _lead(
             transport,
             model,
@@ -109,13 +109,13 @@ def _lead(
         job, transport, run, fresh, log_format, functions, handed if inline else None, share_model=True
     )
     files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")}
-    return _tuned(files, result)
+    return _tuned(files, result, tuple(job.model.providers))
 
 
-def _tuned(files: dict[str, bytes], result: TuningResult) -> "TunedModel":
+def _tuned(files: dict[str, bytes], result: TuningResult, providers: tuple[str, ...]) -> "TunedModel":
     from disttune.api.tuned_model import tuned_model_of
 
-    return tuned_model_of(files, result, ("CPUExecutionProvider",))
+    return tuned_model_of(files, result, providers)
 
 
 def _run_directory(run_directory: Any, log_format: Any) -> RunDirectory:

@@ -73,7 +73,8 @@ def tune_job(
         best_model = deliver(result, run, report.warned)
         report.finished(result, str(best_model))
         files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")} if share_model else None
-        return Goodbye(0, result if share_model else None, files)
+        shared = result if share_model else None
+        return Goodbye(0, shared, files, providers=tuple(job.model.providers))
 
     return run_master(job, functions or Functions(), run, fresh, transport, report, farewell, handed)
 

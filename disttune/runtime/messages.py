@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from disttune.runtime.result import TuningResult
-from disttune.schedule.early_stop import StopRule
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Item
@@ -171,13 +170,11 @@ class EvaluateModel(ToAgent):
     Args:
         packed: in sessions that pack their weights whatever the job says.
         blocks: of samples, to be scored and no more; None: all of it.
-        stop: when it may end early; None: never.
     """
 
     assignment: int
     packed: bool = False
     blocks: range | None = None
-    stop: StopRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +231,7 @@ class Goodbye(ToAgent):
     Args:
         result: what `autotune()` returns on every rank.
         model: that result's files, by name.
+        providers: of onnxruntime, to run it with.
         beside: agents of this node that must end, too; one that is stopped then would keep mpirun waiting.
     """
 
@@ -241,6 +239,7 @@ class Goodbye(ToAgent):
     result: TuningResult | None = None
     model: dict[str, bytes] | None = None
     message: str = ""
+    providers: tuple[str, ...] = ()
     beside: tuple[ProcessId, ...] = ()
 
 

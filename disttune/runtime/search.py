@@ -306,8 +306,7 @@ class Search:
                 self._assign(command)
             case Evaluate():
                 self._transport.send(
-                    command.rank,
-                    EvaluateModel(command.assignment, command.packed, command.blocks, command.stop),
+                    command.rank, EvaluateModel(command.assignment, command.packed, command.blocks)
                 )
             case Combine():
                 scores = self._parts.all_of(self._busy[command.rank].task)
