@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, external_data_helper, version_converter
+from onnx import ModelProto, TensorProto, external_data_helper
 
 from disttune.config.errors import ModelError
 from disttune.config.recipes import PREPARING, RECIPES, RecipeValue
@@ -18,6 +18,7 @@ from disttune.quantize.digest import describe_values
 from disttune.quantize.freed_memory import give_back_pages
 from disttune.quantize.gemm_to_matmul import split_gemms
 from disttune.quantize.onnx_file import parse_onnx
+from disttune.quantize.opset_conversion import in_opset
 from disttune.quantize.preprocess import first_line, preprocess
 from disttune.quantize.size import LARGE_BYTES
 from disttune.quantize.sources import name_nodes
@@ -31,6 +32,7 @@ from disttune.quantize.tensor_memory import (
     whole_tensor,
     without_values,
 )
+from disttune.quantize.tied_weights import split_tied_weights
 from disttune.quantize.topology import all_nodes, all_tensors, default_opset, drop_unused_opsets
 
 # QuantizeLinear has a channel axis since opset 13.
@@ -154,7 +156,9 @@ def prepare(
     started = _raise_opset(started, warn)
     settings = {name: (recipes or {}).get(name, RECIPES[name].default) for name in PREPARING}
     level = str(settings["graph_optimization_level"])
-    prepared = fold_batch_norms(preprocess(started, warn, directory, large_bytes, level))
+    prepared = preprocess(started, warn, directory, large_bytes, level)
+    prepared = split_tied_weights(prepared, started, warn, split=level != "DISABLE_ALL")
+    prepared = fold_batch_norms(prepared)
     if settings["gemm_to_matmul"]:
         prepared = split_gemms(prepared)
     drop_unused_opsets(prepared)
@@ -251,7 +255,7 @@ def _raise_opset(model: ModelProto, warn: Callable[[str], None]) -> ModelProto:
     if opset >= MIN_OPSET:
         return model
     try:
-        raised = without_values(model, lambda light: version_converter.convert_version(light, MIN_OPSET))
+        raised = without_values(model, lambda light: in_opset(light, MIN_OPSET))
     except Exception as error:  # the converter raises bare RuntimeErrors of many kinds
         raise ModelError(
             f"the model has opset {opset}; quantizing needs {MIN_OPSET} or later, and onnx's converter "

@@ -9,7 +9,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto, helper, version_converter
+from onnx import ModelProto, helper
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import FLOAT8_DTYPES, Scheme
@@ -19,6 +19,7 @@ from disttune.quantize.builder.float_model import (
 )
 from disttune.quantize.builder.writer import MS_DOMAIN, add_tensors
 from disttune.quantize.equivalence import plain_outputs
+from disttune.quantize.opset_conversion import in_opset
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.tensor_memory import is_large, without_large_tensors
@@ -93,8 +94,10 @@ def _convert(prepared: ModelProto, opset: int, feeds: Sequence[Feed]) -> FloatMo
         ValueError: the raised model does not give the same outputs.
         Exception: whatever onnx's version converter or onnxruntime raises.
     """
-    raised = version_converter.convert_version(without_large_tensors(prepared), opset)
-    raised.ir_version = max(raised.ir_version, helper.find_min_ir_version_for(list(raised.opset_import)))
+    raised = in_opset(without_large_tensors(prepared), opset)
+    raised.ir_version = max(
+        raised.ir_version, helper.find_min_ir_version_for(list(raised.opset_import), ignore_unknown=True)
+    )
     model = read_float_model(raised, {t.name: t for t in prepared.graph.initializer if is_large(t)})
     whole = ModelProto()
     whole.CopyFrom(raised)
