@@ -148,6 +148,11 @@ class TuningSection(Section):
         description="Seconds for the evaluation of one trial; 0: no limit. Left out: 20 times the "
         "baseline's, at least 60.",
     )
+    early_stop: Literal["off", "bound"] = Field(
+        default="off",
+        description="bound: where only meeting the goal counts, end a trial once its metric can neither meet "
+        "it nor become the best, whatever the samples left give; such a trial has no metric.",
+    )
     memory_limit: SizeBytes | None = Field(
         default=None, description='Memory of one trial process, e.g. "8 GiB", or a number of bytes.'
     )
@@ -306,6 +311,17 @@ class Job(Section):
         start, target = str(self.folder).rstrip("/") + "/", str(folder).rstrip("/") + "/"
         data = _relative(self.model_dump(mode="json"), start, target) | {"folder": str(folder)}
         return Job.model_validate(data, context={"folder": folder, "functions_given": True})
+
+
+def default_fingerprint() -> dict[str, Any]:
+    """What `Job.fingerprint` has for a job that leaves all open; keys without a default are missing."""
+    sections = {name: field.annotation for name, field in Job.model_fields.items() if name != "folder"}
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Section)
+        for key, value in section.model_construct().model_dump(mode="json", warnings=False).items()
+    }
 
 
 def _relative(value: Any, start: str, target: str = "") -> Any:

@@ -88,7 +88,24 @@ class SampleEvaluator:
         """
         if missing := sorted(set(range(self.n_blocks)) - set(scores)):
             raise TrialError(f"{len(missing)} of {self.n_blocks} blocks have no scores, first {missing[0]}")
-        values = np.concatenate([scores[i] for i in range(self.n_blocks)])
+        return self.reduce(np.concatenate([scores[i] for i in range(self.n_blocks)]))
+
+    @property
+    def is_reduced_by_function(self) -> bool:
+        """Whether the metric is neither the sum nor the mean of scores."""
+        return callable(self._reduce)
+
+    def n_targets(self, block: int) -> int:
+        """Targets that a block has."""
+        _, targets = _split(self._blocks[block], block)
+        return len(targets)
+
+    def reduce(self, values: Scores) -> float:
+        """The metric from the scores of all samples, in order.
+
+        Raises:
+            TrialError: there is no sample.
+        """
         if not len(values):
             raise TrialError("the data set has no samples")
         if callable(self._reduce):

@@ -11,6 +11,7 @@ from disttune.report.files import COLUMNS
 from disttune.report.recorded_run import RecordedRun
 
 _BAD = ("failed", "crashed", "timeout", "out_of_memory")
+_PARETO = ("trial", "metric", "meets_goal", "size_bytes", "latency_ratio")
 _COLUMNS = ("trial", "stage", "status", "metric", "meets_goal", "size_bytes", "seconds", "reason")
 
 
@@ -41,7 +42,34 @@ def as_markdown(run: RecordedRun) -> str:
     if best is not None:
         parts.append(f"Best: trial {best['trial']}.")
     parts.append(markdown_table(_COLUMNS, ([row[c] for c in _COLUMNS] for row in run.rows)))
+    parts += [*_pareto_front(run), *_sensitivity(run)]
     return "\n\n".join(parts) + "\n"
+
+
+def _pareto_front(run: RecordedRun) -> list[str]:
+    """The trials that no other beats in everything, in a table; nothing where that is one or none."""
+    numbers = {str(number) for number in run.result.get("pareto", ())}
+    rows = [row for row in run.rows if row["trial"] in numbers]
+    if len(rows) < 2:
+        return []
+    rows.sort(key=lambda row: (int(row["size_bytes"] or 0), int(row["trial"])))
+    columns = [c for c in _PARETO if any(row[c] for row in rows)]
+    return [
+        "Pareto front of metric, size, latency and ops in float, the smallest model first:",
+        markdown_table(columns, ([row[c] for c in columns] for row in rows)),
+    ]
+
+
+def _sensitivity(run: RecordedRun) -> list[str]:
+    """What each precision of ops alone does, in a table; nothing where it was not measured."""
+    found = run.result.get("sensitivity", ())
+    if not found:
+        return []
+    rows = ((", ".join(row["ops"]), row["precision"], f"{row['loss']:.3g}") for row in found)
+    return [
+        "Sensitivity: error of outputs, or loss of the metric, with these ops changed alone; worst first:",
+        markdown_table(("ops", "precision", "loss"), rows),
+    ]
 
 
 def as_junit(run: RecordedRun) -> str:

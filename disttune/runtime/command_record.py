@@ -122,6 +122,7 @@ def _result(command: Settle, t: float) -> ResultRecord:
         stderr_tail=outcome.stderr_tail,
         packed=outcome.packed,
         n_ranks=outcome.n_ranks,
+        bounds=outcome.bounds,
     )
 
 

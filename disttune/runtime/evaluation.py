@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from disttune.evaluate.blocks import combine_scores, score_blocks
+from disttune.evaluate.early_stop import Watched, bounds_of, watch
 from disttune.evaluate.evaluators import evaluate
 from disttune.evaluate.model import QuantizedModel
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.runtime.built_model import BuiltModel
 from disttune.runtime.job_data import JobData
 from disttune.runtime.messages import PartScored
+from disttune.schedule.early_stop import StopRule
 from disttune.schedule.outcome import Outcome
 
 
@@ -27,15 +30,20 @@ class Evaluation:
         self._shared = shared
         self._model: QuantizedModel | None = None
 
-    def whole(self, built: BuiltModel, packed: bool) -> Outcome:
+    def whole(self, built: BuiltModel, packed: bool, rule: StopRule | None = None) -> Outcome:
         """Measure it.
 
+        Args:
+            rule: when it may end early.
         Raises:
             TrialError: an evaluator raised, or gave no finite number.
         """
         packed = packed or self._data.packs_weights
         started_s = time.monotonic()
         with self._data.model(built.source, self._shared, packed) as model:
+            if self._data.is_watched:
+                watched = watch(self._data.evaluators[0], model, rule)
+                return _watched(built, watched, time.monotonic() - started_s, packed)
             values = evaluate(self._data.evaluators, model)
         return _outcome(built, values, time.monotonic() - started_s, packed)
 
@@ -62,13 +70,24 @@ class Evaluation:
         """
         started_s = time.monotonic()
         values = combine_scores(self._data.evaluators, scores)
-        return _outcome(built, values, time.monotonic() - started_s, packed or self._data.packs_weights)
+        outcome = _outcome(built, values, time.monotonic() - started_s, packed or self._data.packs_weights)
+        bounds = bounds_of(self._data.evaluators[0], scores) if self._data.is_watched else ()
+        return replace(outcome, bounds=bounds)
 
     def close(self) -> None:
         """No more parts of this model."""
         if self._model is not None:
             self._model.close()
             self._model = None
+
+
+def _watched(built: BuiltModel, watched: Watched, evaluation_s: float, packed: bool) -> Outcome:
+    measured = replace(_outcome(built, (), evaluation_s, packed), bounds=watched.bounds)
+    if watched.error is not None:
+        return replace(measured, status="failed", values=None, reason=str(watched.error))
+    if watched.value is None:
+        return replace(measured, status="pruned", values=None, reason="stopped early")
+    return replace(measured, values=(watched.value,))
 
 
 def _outcome(built: BuiltModel, values: tuple[float, ...], evaluation_s: float, packed: bool) -> Outcome:

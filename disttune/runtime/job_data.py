@@ -20,6 +20,7 @@ import disttune
 from disttune.config.errors import InputError, ModelError
 from disttune.config.job import Job, ModelSection
 from disttune.evaluate.data import Feeds, load_feeds
+from disttune.evaluate.early_stop import can_be_watched
 from disttune.evaluate.evaluators import (
     Evaluator,
     build_evaluators,
@@ -173,6 +174,11 @@ class JobData:
     def packs_weights(self) -> bool:
         """Whether sessions pack weights, as they do by default, unless one is asked to."""
         return self.job.runtime.memory != "shared"
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether trials may end early."""
+        return self.job.tuning.early_stop != "off" and can_be_watched(self.evaluators)
 
     def model(
         self,

@@ -165,6 +165,7 @@ class Master:
             trials=tuple(history.trials),
             warnings=tuple(self._warnings),
             pareto=pareto_front(history.trials, goal.higher_is_better),
+            sensitivity=tuple(history.tuning.sensitivity),
             higher_is_better=goal.higher_is_better,
         )
 

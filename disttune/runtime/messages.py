@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from disttune.runtime.result import TuningResult
+from disttune.schedule.early_stop import StopRule
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
 from disttune.strategy.stage import Item
@@ -170,11 +171,13 @@ class EvaluateModel(ToAgent):
     Args:
         packed: in sessions that pack their weights whatever the job says.
         blocks: of samples, to be scored and no more; None: all of it.
+        stop: when it may end early; None: never.
     """
 
     assignment: int
     packed: bool = False
     blocks: range | None = None
+    stop: StopRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from disttune.runtime.records import BaselineRecord, DeadlineRecord, JobRecord, 
 from disttune.runtime.result_cache import ResultCache
 from disttune.runtime.run_directory import RunDirectory, version_differences
 from disttune.runtime.search import Search, default_trial_timeout_s
+from disttune.runtime.semantics import semantics
 from disttune.runtime.start_messages import (
     BaselineMeasured,
     CollectFiles,
@@ -193,6 +194,7 @@ class Preparation:
             code_digest=prepared.digests["code"],
             fingerprint=self._job.fingerprint(),
             strategy=self._job.tuning.strategy,
+            semantics=semantics(),
         )
 
     def _open_journal(self, header: JobRecord) -> None:
@@ -324,6 +326,7 @@ class Preparation:
             tuning.patience,
             tuning.max_repeats,
             tuning.max_probes,
+            tuning.early_stop != "off",
             self._batch_end(seconds),
         )
         splitting = Splitting(prepared.n_sample_blocks, seconds)

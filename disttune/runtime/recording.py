@@ -70,6 +70,7 @@ class JournalRecording:
             stderr_tail=record.stderr_tail,
             packed=record.packed,
             n_ranks=record.n_ranks,
+            bounds=record.bounds,
         )
 
     def was_cancelled(self, candidate: Candidate) -> bool:

@@ -7,7 +7,7 @@ old readers must not overlook raises `FORMAT`.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from types import UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -58,6 +58,7 @@ class JobRecord(Record):
         versions: of disttune, onnxruntime, onnx, numpy and python.
         fingerprint: "section.key" -> plain value of every job key that may not change.
         strategy: the strategy's name, aliases resolved.
+        semantics: version of each part of disttune that results rest on; see `semantics`.
     """
 
     kind: ClassVar[str] = "job"
@@ -68,6 +69,7 @@ class JobRecord(Record):
     code_digest: str
     fingerprint: dict[str, Any]
     strategy: str
+    semantics: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +211,7 @@ class ResultRecord(Record):
         cancelled: ended by the job's timeout. This is no outcome: a resume runs the trial again.
         packed: whether sessions packed their weights.
         n_ranks: that evaluated it, each a part.
+        bounds: best that the metric could still become, look after look; where trials may end early.
     """
 
     kind: ClassVar[str] = "result"
@@ -227,6 +230,7 @@ class ResultRecord(Record):
     cancelled: bool = False
     packed: bool = True
     n_ranks: int = 1
+    bounds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -290,7 +294,10 @@ def _field_types(record_class: type[Record]) -> dict[str, Any]:
 
 
 _FIELDS = {kind: _field_types(record_class) for kind, record_class in KINDS.items()}
-_REQUIRED = {kind: [f.name for f in fields(c) if f.default is MISSING] for kind, c in KINDS.items()}
+_REQUIRED = {
+    kind: [f.name for f in fields(c) if f.default is MISSING and f.default_factory is MISSING]
+    for kind, c in KINDS.items()
+}
 
 
 def record_from_dict(data: Mapping[str, Any]) -> Record:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from disttune.strategy.trial import Latency, Trial
+from disttune.strategy.tuning import Sensitivity
 
 SCHEMA = 1
 EXIT_CODES = {"goal_met": 0, "goal_not_met": 3, "interrupted": 75}
@@ -54,6 +55,7 @@ class TuningResult:
         warnings: what the user should know.
         pareto: numbers of the trials on the Pareto front of metric, size, latency and ops in float.
         higher_is_better: direction of the metric.
+        sensitivity: what strategies of mixed precision have measured of groups of ops, the worst first.
     """
 
     status: str
@@ -71,6 +73,7 @@ class TuningResult:
     warnings: tuple[str, ...] = ()
     pareto: tuple[int, ...] = ()
     higher_is_better: bool = True
+    sensitivity: tuple[Sensitivity, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -94,6 +97,10 @@ class TuningResult:
             "evaluators": list(self.evaluators),
             "warnings": list(self.warnings),
             "pareto": list(self.pareto),
+            "sensitivity": [
+                {"ops": list(row.ops), "precision": row.precision, "loss": row.loss}
+                for row in self.sensitivity
+            ],
         }
 
 

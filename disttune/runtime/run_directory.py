@@ -17,10 +17,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from disttune.config.errors import DisttuneError, RunDirectoryError
+from disttune.config.job import default_fingerprint
 from disttune.runtime.atomic_write import remove_temporaries, write_atomically
 from disttune.runtime.journal import Journal, JournalContents, encode_line, is_journal, read_journal
 from disttune.runtime.lock import RunLock
 from disttune.runtime.records import JobRecord
+from disttune.runtime.semantics import semantic_changes
 
 _LOG_NAME = re.compile(r"rank-\d+\.log")
 _SHOWN = 80  # characters of a value in a message
@@ -40,7 +42,10 @@ class Difference:
 
 
 def job_differences(recorded: JobRecord, current: JobRecord) -> tuple[Difference, ...]:
-    """Why one job may not go on in the other's directory; empty when it may. Versions may differ."""
+    """Why one job may not go on in the other's directory; empty when it may.
+
+    Versions may differ, and keys that the recorded disttune did not know may stand at their defaults.
+    """
     digests = tuple(
         Difference(name, old[:12] or "none", new[:12] or "none")
         for name, old, new in (
@@ -50,7 +55,12 @@ def job_differences(recorded: JobRecord, current: JobRecord) -> tuple[Difference
         )
         if old != new
     )
-    keys = _key_differences(recorded.fingerprint, current.fingerprint)
+    defaults = default_fingerprint()
+    since_added = {
+        k for k, v in current.fingerprint.items() if k not in recorded.fingerprint and v == defaults.get(k)
+    }
+    asked = {k: v for k, v in current.fingerprint.items() if k not in since_added}
+    keys = _key_differences(recorded.fingerprint, asked)
     if recorded.strategy != current.strategy and not any(d.name == "tuning.strategy" for d in keys):
         keys += (Difference("strategy", recorded.strategy, current.strategy),)
     return digests + keys
@@ -202,6 +212,13 @@ class RunDirectory:
         elif differences:
             listing = "\n".join(f"  {d}" for d in differences)
             raise RunDirectoryError(f"{self.path}: the run directory holds another job.\n{listing}\n{_MEND}")
+        elif changes := semantic_changes(recorded.semantics, job.semantics):
+            listing = "\n".join(f"  {change}" for change in changes)
+            version = recorded.versions.get("disttune", "(unknown version)")
+            raise RunDirectoryError(
+                f"{self.path}: disttune {version} has measured these trials in another way than this one "
+                f"would.\n{listing}\nGo on with that version. {_MEND}"
+            )
         write_atomically(self.job_file, job_text)
         return Journal(self.journal_file, self._contents)
 

@@ -306,7 +306,8 @@ class Search:
                 self._assign(command)
             case Evaluate():
                 self._transport.send(
-                    command.rank, EvaluateModel(command.assignment, command.packed, command.blocks)
+                    command.rank,
+                    EvaluateModel(command.assignment, command.packed, command.blocks, command.stop),
                 )
             case Combine():
                 scores = self._parts.all_of(self._busy[command.rank].task)

@@ -35,16 +35,36 @@ def end_with_pipe(descriptor: int) -> None:
     threading.Thread(target=watch, name="disttune-watch-pipe", daemon=True).start()
 
 
+def set_up_libraries() -> None:
+    """Load what every job needs while nobody waits: modules, onnx's schemas, onnxruntime's kernels."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    import disttune.quantize.variants  # noqa: F401
+    from disttune.quantize.engine import engine_names
+    from disttune.quantize.thresholds.registry import threshold_names
+
+    engine_names(), threshold_names()  # they import what registers itself
+    onnx.defs.has("Identity")  # the first question makes all schemas
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "first", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 def main(arguments: list[str]) -> None:
     descriptor, parent_pid = int(arguments[0]), int(arguments[1])
     die_with_parent(parent_pid)
     end_with_pipe(descriptor)
     faulthandler.enable(all_threads=False)  # a segfault names the user's line
     # what takes long to import comes after the guards
-    import disttune.quantize.variants  # noqa: F401 (most jobs need it; now nobody waits for it)
     from disttune.runtime.pipe import Pipe, PipeClosedError
     from disttune.runtime.trial_worker import TrialWorker
 
+    set_up_libraries()
     pipe = Pipe(socket.socket(fileno=descriptor))
     worker = TrialWorker()
     try:

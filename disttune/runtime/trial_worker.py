@@ -25,6 +25,7 @@ from disttune.config.errors import DisttuneError, InternalError, TrialError, Use
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.evaluate.blocks import n_blocks
 from disttune.evaluate.evaluators import evaluate, objectives
+from disttune.evaluate.metrics import bounded_metrics
 from disttune.evaluate.probes import ProbeTools, find_probe
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.engine import UsesStatistics, find_engine
@@ -206,7 +207,7 @@ class TrialWorker:
             objectives=objectives(data.evaluators),
             digests=data.digests(message.functions.code_digest),
             versions={m.__name__: m.__version__ for m in MODULES} | {"python": platform.python_version()},
-            warnings=data.warnings,
+            warnings=data.warnings + _unwatched(data),
             n_blocks=self._statistics_work().n_blocks if self._needs_statistics() else 0,
             n_sample_blocks=n_blocks(data.evaluators) if message.job.runtime.split_trials else 0,
             nonce=nonce,
@@ -319,7 +320,7 @@ class TrialWorker:
         built, evaluation = self._built_model(message.assignment), self._the_evaluation()
         if message.blocks is not None:
             return evaluation.part(message.assignment, built, message.packed, message.blocks)
-        return Answer(message.assignment, evaluation.whole(built, message.packed))
+        return Answer(message.assignment, evaluation.whole(built, message.packed, message.stop))
 
     def _combine(self, message: CombineScores) -> Answer:
         built = self._built_model(message.assignment)
@@ -370,6 +371,15 @@ class TrialWorker:
             )
         value = measure(self._probe_tools, probe.candidate, probe.arguments)
         return Answer(assignment, Outcome("ok", value=value))
+
+
+def _unwatched(data: JobData) -> tuple[str, ...]:
+    if data.job.tuning.early_stop == "off" or data.is_watched:
+        return ()
+    return (
+        "tuning.early_stop: no trial ends early; that takes one evaluator, a metric whose scores have a best "
+        f"value ({', '.join(bounded_metrics())}), and more than one block of samples",
+    )
 
 
 def _check_plain(work: Work, results: Results) -> None:

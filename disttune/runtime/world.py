@@ -4,23 +4,24 @@ Two MPI libraries that do not know each other make N worlds of one rank: every r
 job. That is recognised by what the launcher left in the environment, and refused.
 """
 
-import faulthandler
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from disttune.config.errors import DisttuneError, InputError
 from disttune.runtime.leaving import see_off
+from disttune.runtime.start_watch import ended_after
 from disttune.runtime.transport import Transport
 from disttune.runtime.transport.local import LocalTransport
 
 # What launchers set to the number of ranks: Open MPI, MPICH and its kin, Slurm's srun.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_NUM_TASKS")
 LAUNCHED_VARIABLES = (*SIZE_VARIABLES, "PMIX_RANK", "PMI_RANK")
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 START_VARIABLE = "DISTTUNE_START_TIMEOUT"
 START_S = 300.0  # for MPI to start on all ranks
+FIRST_SPEAKS_S = 5.0  # a launcher kills the others when one rank ends
 OTHERS_END_S = 0.5  # what a rank needs from MPI_Finalize to its end
 
 
@@ -44,19 +45,6 @@ def start_timeout_s() -> float:
     if not 0.0 < seconds < float("inf"):
         raise InputError(f'{START_VARIABLE} = "{text}": expected seconds, more than 0')
     return seconds
-
-
-@contextmanager
-def ended_after(seconds: float) -> Iterator[None]:
-    """End this process (code 1) when something takes longer: MPI starts for ever where a rank died.
-
-    MPI holds the interpreter's lock meanwhile, so that neither a thread nor a signal's handler could do it.
-    """
-    faulthandler.dump_traceback_later(seconds, exit=True)
-    try:
-        yield
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def is_about_a_lost_rank(error: Exception) -> bool:
@@ -86,7 +74,7 @@ def join_world() -> Transport:
     try:
         from disttune.runtime.transport.mpi import MpiTransport
 
-        with ended_after(start_timeout_s()):
+        with ended_after(*_start_limit(), StartError.exit_code):
             transport = MpiTransport()
     except (ImportError, RuntimeError) as error:
         if is_about_a_lost_rank(error):
@@ -132,6 +120,17 @@ def leave_world(code: int) -> None:
         MPI.Finalize()
     if code != 0:
         time.sleep(OTHERS_END_S)
+
+
+def _start_limit() -> tuple[float, str]:
+    """How long this rank waits for MPI to start, and what it says then: rank 0 alone speaks, and first."""
+    seconds = start_timeout_s()
+    if next((os.environ[name] != "0" for name in RANK_VARIABLES if name in os.environ), False):
+        return seconds + FIRST_SPEAKS_S, ""
+    return seconds, (
+        f"MPI has not started on all {launched_ranks()} ranks after {seconds:g} s: one has died, or its node "
+        f"hangs. Nothing is lost: run the same command again ({START_VARIABLE} sets how long to wait)"
+    )
 
 
 def _library() -> str:

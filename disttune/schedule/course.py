@@ -9,6 +9,7 @@ from typing import Protocol
 
 from disttune.schedule.dispatch import Dispatch
 from disttune.schedule.durations import Durations
+from disttune.schedule.early_stop import StopRule, cut_short, stop_rule
 from disttune.schedule.events import Commit, Finish, Improve, Note, Notice, OpenStage, Propose
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
@@ -97,6 +98,15 @@ class Course:
         """Whether what waits is the rest of the stage."""
         return self.stage.exhausted or not self._has_budget(self.stage)
 
+    @property
+    def needs_metrics(self) -> bool:
+        """Whether the running stage needs every metric."""
+        return self.stage.stage.needs == "metric"
+
+    def stop_rule(self) -> StopRule | None:
+        """When a trial of the running stage may end early, as far as it is known now; None: never."""
+        return None if self.needs_metrics or not self.policy.early_stop else stop_rule(self.history)
+
     def known(self, model_digest: str) -> Outcome | None:
         """What was measured of a model."""
         return self._known_models.get(model_digest)
@@ -112,6 +122,9 @@ class Course:
         elif (head := self._run.head()) is not None:
             if self._is_provisional(head):
                 head.packed = True
+                self._run.again(head, "measured again")
+            elif self._lacks_metric(head):
+                head.to_its_end = True
                 self._run.again(head, "measured again")
             else:
                 self._commit(self._run.commit_head())
@@ -132,7 +145,7 @@ class Course:
         entry.outcome = outcome
         if outcome.model_digest is not None and isinstance(entry.item, Candidate):
             known = self._known_models.setdefault(outcome.model_digest, outcome)
-            if outcome.packed and not known.packed:
+            if (outcome.packed and not known.packed) or known.status == "pruned":
                 self._known_models[outcome.model_digest] = outcome
             if outcome.status == "ok" and outcome.seconds > 0:
                 self._durations.learn(entry.item, outcome.seconds)
@@ -180,6 +193,14 @@ class Course:
             return False
         return self.history.may_be_best(self._row(entry, entry.item))  # type: ignore[arg-type]
 
+    def _lacks_metric(self, entry: Entry) -> bool:
+        """Whether a trial that was stopped early has to be measured to its end after all."""
+        outcome = entry.outcome
+        if outcome is None or outcome.status != "pruned" or entry.to_its_end:
+            return False
+        rule = self.stop_rule()
+        return rule is None or rule.first_hopeless(outcome.bounds) is None
+
     def _commit(self, entry: Entry) -> None:
         assert self._run is not None
         if isinstance(entry.item, Probe):
@@ -210,7 +231,8 @@ class Course:
         if entry.repeat_of is not None:
             return self.history.repeat(entry.task, self._run.stage.name, candidate, entry.repeat_of)
         assert entry.outcome is not None
-        return self.history.judge(entry.task, self._run.stage.name, candidate, entry.outcome)
+        outcome = cut_short(entry.outcome, self.stop_rule())
+        return self.history.judge(entry.task, self._run.stage.name, candidate, outcome)
 
     def _commit_row(self, row: Trial) -> Trial:
         before = self.history.best
@@ -326,13 +348,18 @@ class Course:
         self._next_trial += 1
         first = self._first_by_digest.setdefault(candidate.digest, entry.task)
         known = self.recording.outcome(candidate) if self.recording else None
-        if first != entry.task:
+        if known is not None and known.status == "pruned" and self.needs_metrics:
+            known = None
+        if first != entry.task and not (self.needs_metrics and self._was_pruned(first)):
             entry.repeat_of = first
             entry.step("known")
         elif known is not None:
             entry.step("known")
             self.measured(entry, known)
         return entry
+
+    def _was_pruned(self, number: int) -> bool:
+        return self.history.has(number) and self.history.row(number).status == "pruned"
 
     def _probe_entry(self, run: StageRun, probe: Probe) -> Entry:
         return self._measured_if_known(

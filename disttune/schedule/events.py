@@ -7,6 +7,7 @@ a number given once to each hand-out, so that a late answer can never be taken f
 from dataclasses import dataclass
 from typing import Literal
 
+from disttune.schedule.early_stop import StopRule
 from disttune.schedule.outcome import Outcome
 from disttune.strategy.stage import Item, Stage
 from disttune.strategy.trial import Trial
@@ -124,13 +125,14 @@ class Assign:
 class Evaluate:
     """The answer to ModelBuilt: nobody has measured this model, or not with packed weights as is asked.
 
-    With `blocks` these are scored and no more; then it answers PartDone, too.
+    With `blocks` these are scored and no more; then it answers PartDone, too. With `stop` it may end early.
     """
 
     rank: int
     assignment: int
     packed: bool = False
     blocks: range | None = None
+    stop: StopRule | None = None
 
 
 @dataclass(frozen=True, slots=True)

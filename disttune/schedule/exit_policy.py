@@ -25,6 +25,8 @@ class ExitPolicy:
             is better, at the end of a stage, since only there it is measured.
         max_repeats: end a stage after this many repeats in a row.
         max_probes: bound on the probes of the whole job.
+        early_stop: whether trials that can neither meet the goal nor be the best end early, in stages that
+            need no more than whether it is met.
         batch_end: of the batch job; nothing is started that should end later.
     Raises:
         InputError: more than one trial is to be found, yet the first that meets the goal stops.
@@ -37,6 +39,7 @@ class ExitPolicy:
     patience: int | None = None
     max_repeats: int = 1000
     max_probes: int | None = None
+    early_stop: bool = False
     batch_end: BatchEnd = NO_END
 
     def __post_init__(self) -> None:

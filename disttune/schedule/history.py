@@ -117,7 +117,10 @@ class History:
         """Append a judged row; one whose model is known takes the first one's status and metric."""
         first = self._first_by_model.get(row.model_digest or "")
         if row.duplicate_of is None and first is not None:
-            row = self.repeat(row.number, row.stage, row.candidate, first)
+            if row.metric is not None and self._by_number[first].status == "pruned":
+                row = replace(row, duplicate_of=first)
+            else:
+                row = self.repeat(row.number, row.stage, row.candidate, first)
         places = self._positions.setdefault(row.number if row.duplicate_of is None else row.duplicate_of, [])
         places.append(len(self.trials))
         self.trials.append(row)

@@ -23,6 +23,7 @@ class Outcome:
         reason: cause of a status other than "ok".
         stderr_tail: last lines the evaluation wrote to stderr, when it did not end well.
         n_ranks: that evaluated it, each a part.
+        bounds: best that the metric could still become, look after look; where trials may end early.
         packed: whether sessions packed their weights, as they do by default; a best one has to.
     """
 
@@ -38,4 +39,5 @@ class Outcome:
     reason: str = ""
     stderr_tail: str = ""
     n_ranks: int = 1
+    bounds: tuple[float, ...] = ()
     packed: bool = True

@@ -135,7 +135,8 @@ class RecordedJob:
         run = self.run_of(item)
         if isinstance(item, Probe):
             return Outcome(run.status, value=None if item.kind == RECORDED else _LATENCY)
-        measured = Outcome(run.status, None, None, run.model_digest, size_bytes=1, n_quantized=1)
+        status: Status = "failed" if run.status == "pruned" else run.status  # neither has a metric
+        measured = Outcome(status, None, None, run.model_digest, size_bytes=1, n_quantized=1)
         values = (float(run.meets_goal),) if run.status == "ok" else None
         measured = replace(measured, evaluation_s=run.evaluation_s)
         return replace(measured, values=values, packed=packed or not run.measured_twice)

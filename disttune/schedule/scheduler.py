@@ -144,6 +144,8 @@ class Scheduler:
             self._helper_built(entry, entry.parts, event)
             return
         known = self._course.known(event.model_digest)
+        if known is not None and known.status == "pruned" and self._course.needs_metrics:
+            known = None
         if known is not None and (known.packed or not entry.packed):
             self._skip(event.rank, event.assignment)
             self._settle(entry, replace(known, seconds=0.0, n_ranks=1, rank=event.rank))
@@ -152,7 +154,8 @@ class Scheduler:
         ):
             self._next_part(entry, event.rank, event.assignment, event.now_s)
         else:
-            self._tell(Evaluate(event.rank, event.assignment, entry.packed))
+            stop = None if entry.to_its_end else self._course.stop_rule()
+            self._tell(Evaluate(event.rank, event.assignment, entry.packed, stop=stop))
 
     def _may_split(self, entry: Entry) -> bool:
         """Whether ranks are going to be idle while this runs, and it is not run twice already."""

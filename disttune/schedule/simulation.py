@@ -73,6 +73,7 @@ class SimulatedJob:
         batch_size: of samplers.
         size_bytes: of a candidate's model.
         calibration_samples: sizes that the job lists.
+        bounds: best that the metric of a candidate can still become, look after look.
         n_blocks: that an evaluation can be split into; 0: it cannot.
         build_s: until a model is built, before `duration_s`.
         evaluation_s: the float model's, as far as it is known at the start.
@@ -98,6 +99,7 @@ class SimulatedJob:
     size_bytes: Callable[[Candidate], int] = lambda _: 100
     calibration_samples: tuple[int, ...] = ()
     latency: Callable[[Candidate], float] = lambda _: 1.0
+    bounds: Callable[[Candidate], tuple[float, ...]] = lambda _: ()
     n_blocks: int = 0
     build_s: float = 0.0
     evaluation_s: float = 0.0
@@ -128,6 +130,7 @@ class SimulatedJob:
             model_digest=self.model(item),
             size_bytes=self.size_bytes(item),
             n_quantized=len(item.quantized_ops),
+            bounds=self.bounds(item),
         )
         try:
             return replace(measured, values=(self.metric(item),))
@@ -155,6 +158,7 @@ class Simulation:
         time_s: virtual.
         n_events: that the scheduler took in.
         n_evaluations: that were begun.
+        n_stopped: evaluations that ended early.
         n_parts: of split evaluations, that were begun.
         busy_s: of all workers.
         commands: that the scheduler gave.
@@ -169,6 +173,7 @@ class Simulation:
     time_s: float = 0.0
     n_events: int = 0
     n_evaluations: int = 0
+    n_stopped: int = 0
     n_parts: int = 0
     busy_s: float = 0.0
     commands: list[Command] = field(default_factory=list)
@@ -343,8 +348,8 @@ class _Run:
         else:
             self._push(done_s, TaskDone(rank, assign.assignment, outcome, done_s))
 
-    def _answer(self, rank: int, seconds: float, at_s: float) -> None:
-        """An evaluation ends; its seconds are those of all parts."""
+    def _answer(self, rank: int, seconds: float, at_s: float, place: int | None = None) -> None:
+        """An evaluation ends, at a bound if there is a place; its seconds are those of all parts."""
         assign = self._running[rank]
         outcome = replace(
             self._job.outcome(assign.item),
@@ -352,12 +357,20 @@ class _Run:
             evaluation_s=seconds,
             rank=rank,
         )
+        if place is not None:
+            self._result.n_stopped += 1
+            outcome = replace(
+                outcome, status="pruned", values=None, reason="", bounds=outcome.bounds[: place + 1]
+            )
         self._push(at_s, TaskDone(rank, assign.assignment, outcome, at_s))
 
     def _evaluate(self, command: Evaluate, now_s: float) -> None:
         """All of it or a part, which a failure or violent end shows in, too."""
         assign, blocks = self._running[command.rank], command.blocks
         seconds = self._job.duration_s(assign.item, command.rank)
+        place = command.stop.first_hopeless(self._job.outcome(assign.item).bounds) if command.stop else None
+        if place is not None:
+            seconds *= (place + 1) / (len(self._job.outcome(assign.item).bounds) + 1)
         if blocks is not None:
             seconds *= len(blocks) / self._job.n_blocks
             self._result.n_parts += 1
@@ -370,7 +383,7 @@ class _Run:
             outcome = Outcome(status, rank=command.rank)
             self._push(at_s, TaskFailed(command.rank, command.assignment, outcome, at_s))
         elif blocks is None or (0 in blocks and self._job.outcome(assign.item).status != "ok"):
-            self._answer(command.rank, seconds, at_s)
+            self._answer(command.rank, seconds, at_s, place)
         else:
             self._worked_s[assign.task] += seconds
             overhead_s = self._job.build_s if assign.assignment not in self._has_scored else None

@@ -46,6 +46,7 @@ class Entry:
         alone: it must run with nothing else on its node.
         avoid: rank on which it has crashed.
         packed: it is measured again, with packed weights.
+        to_its_end: its evaluation is not to end early.
     """
 
     index: int
@@ -65,6 +66,7 @@ class Entry:
     alone: bool = False
     avoid: int | None = None
     packed: bool = False
+    to_its_end: bool = False
 
     @property
     def costs_a_trial(self) -> bool:

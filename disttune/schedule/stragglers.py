@@ -71,6 +71,8 @@ class Stragglers:
             return ""
         del self._beaten[event.rank]
         late = event.outcome
+        if "pruned" in (late.status, first.status):  # they did not know the same best
+            return ""
         if (late.status, late.values, late.model_digest) == (first.status, first.values, first.model_digest):
             return ""
         return (

@@ -22,7 +22,7 @@ from disttune.strategy.registry import register_strategy
 from disttune.strategy.sensitivity import FLOAT, Configs, configs_of
 from disttune.strategy.stage import Probe, Stage, StageResult
 from disttune.strategy.start import start
-from disttune.strategy.tuning import Tuning
+from disttune.strategy.tuning import Sensitivity, Tuning
 
 OBJECTIVES = ("quality", "speed")
 AT_A_TIME = 8
@@ -122,9 +122,17 @@ class AutoMixedPrecision:
             error = number(value)
             if error is not None:
                 found[group] = min(found.get(group, (error, i)), (error, i))
+        tuning.sensitivity[:] = [
+            Sensitivity(items[i][0], _names(items[i][1]), error) for error, i in sorted(found.values())[::-1]
+        ]
         if len(found) < len(others):
             tuning.note(f"each group alone: {len(others) - len(found)} of {len(others)} failed and stay")
         return [items[i][1] for _, i in sorted(found.values())]
+
+
+def _names(change: Configs) -> str:
+    """Of the precisions that a change gives."""
+    return ", ".join(dict.fromkeys(map(precision_name, change.values())))
 
 
 def _walk(base: Candidate, order: Sequence[Configs]) -> Iterator[Candidate]:

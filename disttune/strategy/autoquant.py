@@ -73,7 +73,7 @@ class AutoQuant:
         self.skip = frozenset(skip)
 
     def stages(self, tuning: Tuning) -> Generator[Stage, StageResult, None]:
-        amp = Amp(self.candidates)
+        amp = Amp(self.candidates, repairs=0)  # the goal is what is asked for, not the cheapest that meets it
         amp.prefer_cheap(tuning)
         space = yield from start(tuning)
         chain = _Chain(tuning, space)
@@ -91,7 +91,7 @@ class AutoQuant:
                 wider = yield from chain.activations_lose_too_much()
         if not chain.goal_met and "mixed_precision" not in self.skip:
             if wider and self.candidates is None:
-                amp = Amp(amp.names(tuning, space, chain.best, [WIDER]))
+                amp = Amp(amp.names(tuning, space, chain.best, [WIDER]), repairs=0)
             found = yield from amp.search(tuning, space, chain.best)
             if found is not None:
                 return

@@ -106,7 +106,7 @@ def rounded(position: Position) -> list[Candidate]:
 
 def corrected(position: Position) -> list[Candidate]:
     """Biases, and scales of weights, that take out the mean error."""
-    if not any(config.approach == "static" for _, config in position.quantized):
+    if not any(_has_static_weight(op, config) for op, config in position.quantized):
         return []
     names = ("fast_bias_correction", "bias_correction", "weight_correction")
     return _new(position.best, [with_recipes(position.best, {name: True}) for name in names])
@@ -119,7 +119,7 @@ STEPS = {
     ),
     "smoothing": Step("smoothing", smoothed, "no product has quantized activations with outliers"),
     "rounding": Step("rounding", rounded, "no weight that an algorithm could round"),
-    "correction": Step("correction", corrected, "nothing is quantized statically"),
+    "correction": Step("correction", corrected, "no weight is quantized statically"),
 }
 
 
@@ -150,6 +150,10 @@ def _with(position: Position, part: str, values: Mapping[str, object]) -> Candid
             if wanted in position.space.options[op.name]:
                 changes[op.name] = wanted
     return position.best.with_configs(changes)
+
+
+def _has_static_weight(op: OpSummary, config: OpConfig) -> bool:
+    return config.approach == "static" and op.weight is not None and op.op_type in (*CONVOLUTIONS, *PRODUCTS)
 
 
 def _gains_by_equalizing(op: OpSummary, config: OpConfig) -> bool:

@@ -15,7 +15,7 @@ from disttune.strategy.fallback_stages import number
 from disttune.strategy.knapsack import Choice
 from disttune.strategy.stage import Probe, Stage, StageResult
 from disttune.strategy.trial import Trial
-from disttune.strategy.tuning import Tuning
+from disttune.strategy.tuning import Sensitivity, Tuning
 
 Configs = Mapping[str, OpConfig]
 Measured = Literal["error", "metric"]
@@ -126,6 +126,10 @@ def measured_groups(
         result = yield Stage(name, [Probe("fallback_mse", {"n_feeds": n_feeds}, one) for one in alone])
         noise = [number(value) for value in result.probes]
     known = {place: max(0.0, n) for place, n in zip(places, noise, strict=False) if n is not None}
+    tuning.sensitivity[:] = sorted(
+        (Sensitivity(tuple(groups[g][c].configs), groups[g][c].name, n) for (g, c), n in known.items()),
+        key=lambda row: -row.loss,
+    )
     if len(known) < len(places):
         tuning.note(f"{name}: {len(places) - len(known)} of {len(places)} failed and are left out")
     return [

@@ -13,6 +13,21 @@ from disttune.strategy.trial import Trial
 Measure = Callable[[Candidate], tuple[float, ...]]
 
 
+@dataclass(frozen=True)
+class Sensitivity:
+    """What one precision of some ops does to the model, the others being as the strategy says.
+
+    Args:
+        ops: that share a quantizer.
+        precision: e.g. "W8A8".
+        loss: the error of the model's outputs over their variance, or what the job's metric loses.
+    """
+
+    ops: tuple[str, ...]
+    precision: str
+    loss: float
+
+
 @dataclass
 class Tuning:
     """Handed to `stages(tuning)`; the scheduler keeps `trials` up to date.
@@ -34,6 +49,7 @@ class Tuning:
         measure: what the strategy wants most of.
         latency_asked: whether the strategy wants latencies even where they are no part of the objective.
         notes: sentences that are told to the user and then removed.
+        sensitivity: what the strategy has measured of groups of ops alone, for the result.
     """
 
     space: Space
@@ -49,6 +65,7 @@ class Tuning:
     measure: Measure | None = None
     latency_asked: bool = False
     notes: list[str] = field(default_factory=list)
+    sensitivity: list[Sensitivity] = field(default_factory=list)
 
     def prefer(self, trial: Trial) -> None:
         """Name the trial that is best with objective "first" (it must meet the goal to count)."""

@@ -30,6 +30,7 @@ from disttune.quantize.digest import model_digest, serialize
 from disttune.quantize.engine import EngineSettings, find_engine
 from disttune.quantize.graph import prepare, read_model
 from disttune.quantize.quiet import quiet_onnxruntime
+from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.summary import summarize
 from disttune.space.candidate import Candidate
 from disttune.space.summary import ModelSummary
@@ -173,7 +174,8 @@ def measure(subject: Subject) -> dict[str, str]:
         chosen = itertools.islice(subject.candidates(method), N_TRIALS)
         per_trial[method] = [seconds(lambda c=c: fast.build(c)) for c in chosen]
     chosen = itertools.islice(subject.candidates("minmax"), N_TRIALS)
-    blueprints = [seconds(lambda c=c: fast.digest(fast.blueprint(c))) for c in chosen]
+    shared = SharedTensors()
+    blueprints = [seconds(lambda c=c: shared.digest(fast.blueprint(c))) for c in chosen]
     data = serialize(fast.build(subject.candidate("minmax")))
     opened = statistics.median(seconds(lambda: session(data)) for _ in range(7))
     trial = statistics.median(per_trial["minmax"])
@@ -197,10 +199,14 @@ def measure(subject: Subject) -> dict[str, str]:
     }
 
 
-def main() -> None:
+def main_folders() -> list[Path]:
+    """Those that the command names, or the examples of the package."""
     examples = Path(disttune.examples.__file__).parent
-    folders = [Path(name) for name in sys.argv[1:]] or sorted(p.parent for p in examples.glob("*/model.onnx"))
-    rows = [measure(read(folder)) for folder in folders]
+    return [Path(name) for name in sys.argv[1:]] or sorted(p.parent for p in examples.glob("*/model.onnx"))
+
+
+def main() -> None:
+    rows = [measure(read(folder)) for folder in main_folders()]
     for key in rows[0]:
         print(f"{key:<24}" + "".join(f"{row[key]:>24}" for row in rows))
 

@@ -76,6 +76,7 @@ def make_job(
     body: str = "",
     tolerable_loss: float = 0.0,
     quantization: str = 'approach = "static"',
+    n_ops: int = N_OPS,
     **tuning: object,
 ) -> Path:
     """Write model, data, code and job file; returns the job file.
@@ -84,10 +85,11 @@ def make_job(
         folder: made when missing.
         body: lines of the evaluation, with `n`, the trial's number, `model` and `data` at hand.
         tolerable_loss: 0 is never met.
+        n_ops: MatMuls of the model; there are 2**n_ops candidates.
         tuning: keys of the section; default: 12 trials in order.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = chain()
+    model = chain(n_ops)
     onnx.save_model(model, folder / "model.onnx")
     random = np.random.default_rng(0)
     np.savez(folder / "calibration.npz", x=random.standard_normal((32, 8)).astype(np.float32))
@@ -106,14 +108,14 @@ def write_evaluation(folder: Path, body: str = "") -> None:
     (folder / "eval.py").write_text(EVALUATION.replace("BODY\n", textwrap.indent(body, "    ") + "\n"))
 
 
-def chain() -> onnx.ModelProto:
-    """fc0 - tanh - fc1 ... fc3; x (N, 8) to y (N, 8); the channels of each weight differ in scale."""
+def chain(n_ops: int = N_OPS) -> onnx.ModelProto:
+    """fc0 - tanh - fc1 ... (fc3); x (N, 8) to y (N, 8); the channels of each weight differ in scale."""
     g = Graph(11)
     h = "x"
-    for i in range(N_OPS):
+    for i in range(n_ops):
         weight = g.random.standard_normal((8, 8)) * np.geomspace(0.05, 1.0, 8)
         g.constant(f"w{i}", weight.astype(np.float32))
-        last = i == N_OPS - 1
+        last = i == n_ops - 1
         h = g.node("MatMul", h, f"w{i}", name=f"fc{i}", output="y" if last else "")
         h = h if last else g.node("Tanh", h, name=f"tanh{i}")
     return g.model([value("x", ["N", 8])], [value("y", ["N", 8])])

@@ -4,6 +4,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from disttune.runtime.records import BaselineRecord, ResultRecord
@@ -82,3 +83,20 @@ def test_a_rank_killed_in_the_middle_of_a_part_loses_nothing(whole: Path):
     assert table(path) == table(whole)
     assert (path / "best.onnx").read_bytes() == (whole / "best.onnx").read_bytes()
     assert ended.left == ()
+
+
+def test_trials_that_end_early_are_the_same_ones_on_any_number_of_ranks(tmp_path: Path):
+    job = make_job(tmp_path, strategy="random", early_stop="bound", tolerable_loss=1e-9)
+    samples = np.random.default_rng(5).standard_normal((640, 8)).astype(np.float32)
+    np.savez(tmp_path / "samples.npz", x=samples)
+    function, metric = 'function = "eval.py:evaluate"', 'metric = "mse"\ndata = "samples.npz"'
+    job.write_text(job.read_text().replace(function, metric))
+
+    alone = run(disttune("tune", job, "-o", tmp_path / "alone"))
+    ended = run(mpirun(3, "tune", job, "-o", tmp_path / "run"))
+
+    assert alone.code == ended.code == 3, ended.text
+    rows = table(tmp_path / "run")
+    assert {row["status"] for row in rows} == {"ok", "pruned"}
+    assert rows == table(tmp_path / "alone")
+    assert any("stopped early: bound" in row["reason"] for row in rows)

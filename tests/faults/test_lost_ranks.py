@@ -124,3 +124,18 @@ def test_agents_that_are_stopped_when_all_is_told_hold_up_nobody(undisturbed: Pa
 
     assert ended.code == 3, ended.text
     assert not [line for line in ended.left if "python" in line]
+
+
+def test_rank_that_dies_before_mpi_has_started_ends_the_job_with_a_word_and_75(undisturbed: Path):
+    path = undisturbed.parent / "before MPI"
+    job = Launched(command(undisturbed, path), {"DISTTUNE_START_TIMEOUT": "6"})
+    while 3 not in (agents := job.agents()):
+        time.sleep(0.01)
+    kill(agents[3])
+
+    ended = job.wait()
+
+    assert ended.code == 75, ended.text
+    assert ended.text.count("disttune: MPI has not started on all 4 ranks after 6 s") == 1
+    assert "run the same command again" in ended.text
+    assert run(command(undisturbed, path)).code == 3

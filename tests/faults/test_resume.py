@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import socket
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,6 +114,28 @@ def test_more_trials_may_be_asked_for_when_a_job_goes_on(folder: Path):
     assert "resumed: 4 trials" in ended.stdout
     assert (len(rows), rows[:4]) == (6, before)
     assert len(records(folder / "run", ResultRecord)) == 6
+
+
+def test_journal_of_an_older_disttune_goes_on_where_nothing_that_counts_has_changed(folder: Path):
+    write_as_of_version(folder / "run" / "journal.jsonl", "0.0.1", without=("semantics",))
+    before = table(folder / "run", without=())
+
+    ended = tune(folder, "--set", "tuning.max_trials=6")
+
+    assert ended.code == 3
+    assert 'disttune: the journal holds "0.0.1"' in ended.text
+    assert table(folder / "run", without=())[:4] == before
+    assert len(records(folder / "run", ResultRecord)) == 6
+
+
+def write_as_of_version(journal: Path, version: str, without: tuple[str, ...]) -> None:
+    """Let another disttune have written a journal that did not know some keys of its first line."""
+    first, *others = journal.read_bytes().splitlines(keepends=True)
+    data = json.loads(first)
+    data["versions"]["disttune"] = version
+    kept = {k: v for k, v in data.items() if k not in (*without, "crc")}
+    body = json.dumps(kept, separators=(",", ":"))[:-1].encode()
+    journal.write_bytes(b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body)) + b"".join(others))
 
 
 def whole_result(folder: Path) -> tuple[object, ...]:

@@ -15,7 +15,8 @@ from disttune.quantize.digest import serialize
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
 from disttune.quantize.half_kernels import lacking_kernels
-from disttune.quantize.shared_tensors import SharedTensors, give_to_session
+from disttune.quantize.session_values import give_to_session
+from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.tensor_memory import tensor_values, whole_model
 from tests.models import Graph, attention, mlp, shared_weight, tiny_cnn, value, with_branches
 from tests.quantize.engines import node_types, static

@@ -12,6 +12,7 @@ from disttune.report.files import write_result
 from disttune.report.formats import FORMATS
 from disttune.report.recorded_run import RecordedRun, read_run
 from disttune.report.scaling import Measured, as_benchmark_entries, differing
+from disttune.strategy.tuning import Sensitivity
 from tests.report.results import result, trial
 
 
@@ -152,3 +153,18 @@ def test_tables_differ_by_metrics_not_by_ranks_and_seconds(tmp_path: Path):
     same = Measured(2, 1.0, read_run(written(tmp_path / "b", moved, trial(1, rank=0), best=moved)))
     other = Measured(4, 1.0, run(tmp_path / "c", 0.951))
     assert differing([first, same, other]) == [other]
+
+
+def test_markdown_shows_the_pareto_front_and_sensitivities_worst_first(tmp_path: Path):
+    small, good = trial(0, 0.91, size_bytes=900), trial(1, 0.95)
+    measured = (Sensitivity(("conv_1", "relu_1"), "W4A8", 0.25), Sensitivity(("conv_0",), "W8A8", 0.001))
+    run = written(tmp_path / "run", small, good, best=good, pareto=(0, 1), sensitivity=measured)
+    text = FORMATS["markdown"](read_run(run))
+    assert "| 0 | 0.91 | true | 900 |\n| 1 | 0.95 | true | 1500 |" in text
+    assert "| conv_1, relu_1 | W4A8 | 0.25 |\n| conv_0 | W8A8 | 0.001 |" in text
+
+
+def test_markdown_of_a_run_without_them_says_nothing_of_them(tmp_path: Path):
+    text = FORMATS["markdown"](read_run(written(tmp_path / "run", trial(0, 0.95), pareto=(0,))))
+    assert "Pareto" not in text
+    assert "Sensitivity" not in text

@@ -36,10 +36,12 @@ def test_missing_key_is_named(record: Record):
         "stderr_tail",
         "cancelled",
         "packed",
+        "semantics",
         "reduce_range",
         "n_items",
         "n_blocks",
         "n_ranks",
+        "bounds",
     }
     for name in set(record.to_dict()) - optional - {"kind"}:
         data = {k: v for k, v in record.to_dict().items() if k != name}

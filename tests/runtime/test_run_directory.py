@@ -11,6 +11,7 @@ from disttune.config.errors import JournalError, RunDirectoryError
 from disttune.runtime.journal import Journal, JournalContents, read_journal
 from disttune.runtime.records import JobRecord, Record
 from disttune.runtime.run_directory import RunDirectory, job_differences, version_differences
+from disttune.runtime.semantics import CHANGES, semantics
 from tests.runtime.sample_records import job_record, one_of_each, result_record
 
 JOB_TEXT = 'strategy = "random"\n'
@@ -312,3 +313,50 @@ def test_journal_is_open_for_appending_after_adopt(tmp_path: Path):
         assert isinstance(journal, Journal)
         assert (journal.durable, journal.session) == (1, 1)
         journal.close()
+
+
+# After an upgrade of disttune
+
+
+def test_journal_of_another_version_goes_on(tmp_path: Path):
+    older = job_record(versions={"disttune": "0.0.9", "onnxruntime": "1.31.1"}, semantics={})
+    run(tmp_path / "run", older, result_record())
+
+    found = run(tmp_path / "run", job_record(semantics=semantics()))
+
+    assert found.n_results == 1
+
+
+def test_key_that_the_recorded_version_did_not_know_may_stand_at_its_default():
+    keys = {"accuracy.tolerable_loss": 0.01}
+    older, newer = job_record(fingerprint=keys), keys | {"tuning.batch_size": 16}
+    assert job_differences(older, job_record(fingerprint=newer)) == ()
+    changed = job_record(fingerprint=newer | {"tuning.batch_size": 8})
+    assert [d.name for d in job_differences(older, changed)] == ["tuning.batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "current", "sentence"),
+    [
+        ({}, {"metrics": 2}, "  metrics: since then top1 counts ties"),
+        ({"metrics": 2}, {"metrics": 1}, "  metrics: a later disttune makes them in another way"),
+    ],
+)
+def test_results_that_would_come_out_different_now_are_refused_and_the_change_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: dict[str, int],
+    current: dict[str, int],
+    sentence: str,
+):
+    monkeypatch.setitem(CHANGES, "metrics", ("top1 counts ties",))
+    run(tmp_path / "run", job_record(semantics=recorded), result_record())
+    before = (tmp_path / "run" / "journal.jsonl").read_bytes()
+
+    with pytest.raises(RunDirectoryError) as caught:
+        run(tmp_path / "run", job_record(semantics=current))
+
+    assert sentence in str(caught.value)
+    assert "disttune 0.1.0 has measured these trials in another way" in str(caught.value)
+    assert "Go on with that version" in str(caught.value)
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before

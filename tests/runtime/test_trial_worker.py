@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
+from disttune.config.goal import Goal, Objective
 from disttune.config.job_file import job_from_dict
 from disttune.runtime.messages import (
     Answer,
@@ -35,6 +36,7 @@ from disttune.runtime.start_messages import (
     Prepared,
 )
 from disttune.runtime.trial_worker import TrialWorker
+from disttune.schedule.early_stop import StopRule
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability
 from disttune.space.space import build_space
@@ -314,3 +316,32 @@ def test_functions_of_a_model_are_not_split_and_nothing_is_when_it_is_turned_off
 ):
     process = Process(folder, evaluation=evaluation, runtime={"split_trials": split_trials})
     assert process.prepared.n_sample_blocks == 0
+
+
+# Trials that end early
+
+
+def hopeless() -> StopRule:
+    """No error at all is the goal."""
+    return StopRule(Goal((Objective("mse", higher_is_better=False),), (0.0,), "absolute", 0.0), 0.0)
+
+
+def test_an_evaluation_ends_early_where_the_job_asks_for_it(folder: Path):
+    process = of_metric(folder, tuning={"early_stop": "bound"})
+    process.build()
+    whole = process.evaluate().outcome
+    stopped = process.worker.handle(EvaluateModel(0, stop=hopeless())).outcome
+
+    assert len(whole.bounds) == 2
+    assert whole.status == "ok"
+    assert (stopped.status, stopped.bounds) == ("pruned", whole.bounds[:1])
+    assert (stopped.values, stopped.model_digest) == (None, whole.model_digest)
+    assert process.prepared.warnings == ()
+
+
+def test_it_is_said_when_no_trial_can_end_early(folder: Path):
+    process = Process(folder, tuning={"early_stop": "bound"})
+    assert any("tuning.early_stop: no trial ends early" in text for text in process.prepared.warnings)
+    process.worker.handle(MeasureBaseline())
+    process.build()
+    assert process.worker.handle(EvaluateModel(0, stop=hopeless())).outcome.status == "ok"

@@ -219,3 +219,19 @@ def test_an_unknown_precision_or_option_is_refused_with_the_nearest():
         Amp(sensitivity="erorr")
     with pytest.raises(InputError, match="repairs must be a whole number of at least 0"):
         Amp(repairs=-1)
+
+
+def test_what_was_measured_of_every_group_is_told_worst_first():
+    job = conv_job(seed=3)
+    scheduler_history = []
+
+    def strategy():
+        found = Amp()
+        stages = found.stages
+        found.stages = lambda tuning: (scheduler_history.append(tuning), stages(tuning))[1]
+        return found
+
+    simulate(replace(job, strategy=strategy))
+    rows = scheduler_history[0].sensitivity
+    assert {row.ops for row in rows} == {(f"conv_{i}",) for i in range(6)}
+    assert [row.loss for row in rows] == sorted((row.loss for row in rows), reverse=True)

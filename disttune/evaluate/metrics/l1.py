@@ -10,7 +10,7 @@ from disttune.evaluate.metrics.pairs import sample_pairs
 from disttune.evaluate.metrics.registry import Scores, register_metric
 
 
-@register_metric("l1", higher_is_better=False, target="output")
+@register_metric("l1", higher_is_better=False, target="output", best_score=0.0)
 def l1(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     """Mean of |output - target| over the elements of each sample, in float64.
 

@@ -10,7 +10,7 @@ from disttune.evaluate.metrics.pairs import sample_pairs
 from disttune.evaluate.metrics.registry import Scores, register_metric
 
 
-@register_metric("mse", higher_is_better=False, target="output")
+@register_metric("mse", higher_is_better=False, target="output", best_score=0.0)
 def mse(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     """Mean of (output - target)^2 over the elements of each sample, in float64.
 

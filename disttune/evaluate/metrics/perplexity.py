@@ -17,7 +17,7 @@ def of_mean(scores: Scores) -> float:
     return float(np.exp(np.minimum(scores.mean(), _MOST)))
 
 
-@register_metric("perplexity", higher_is_better=False, target="next_tokens", reduce=of_mean)
+@register_metric("perplexity", higher_is_better=False, target="next_tokens", reduce=of_mean, best_score=0.0)
 def perplexity(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     """Mean negative log likelihood of each window's labels, in nats; the metric is exp of their mean.
 

@@ -36,6 +36,8 @@ class Metric:
             ("next_tokens"), made from the tokens where the data have no target; or an output ("output"):
             then the float model's outputs stand in.
         reduce: the metric from the scores of all samples.
+        best_score: that a sample can have; None where it is not known. There is one score for each target,
+            and a better score never makes the metric worse.
     """
 
     name: str
@@ -43,13 +45,19 @@ class Metric:
     higher_is_better: bool
     target: Target
     reduce: Reduction = "mean"
+    best_score: float | None = None
 
 
 _REGISTERED: dict[str, Metric] = {}
 
 
 def register_metric(
-    name: str, *, higher_is_better: bool, target: Target = "labels", reduce: Reduction = "mean"
+    name: str,
+    *,
+    higher_is_better: bool,
+    target: Target = "labels",
+    reduce: Reduction = "mean",
+    best_score: float | None = None,
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Decorator: make a score function known by the name users give in `evaluation.metric`.
 
@@ -58,6 +66,7 @@ def register_metric(
         higher_is_better: direction.
         target: "labels" needs them in the data; "output" can do with the float model's outputs.
         reduce: "mean" of the scores of all samples, "sum", or a function of them.
+        best_score: that a sample can have; with it trials can be stopped early.
     """
 
     def register(score: ScoreFunction) -> ScoreFunction:
@@ -66,7 +75,7 @@ def register_metric(
             raise UserCodeError(
                 f'metric "{name}" is registered by {known.score.__module__} and {score.__module__}'
             )
-        _REGISTERED[name] = Metric(name, score, higher_is_better, target, reduce)
+        _REGISTERED[name] = Metric(name, score, higher_is_better, target, reduce, best_score)
         return score
 
     return register
@@ -76,6 +85,12 @@ def metric_names() -> list[str]:
     """Every name that `find_metric` knows, sorted."""
     _import_shipped()
     return sorted({*_REGISTERED, *(entry.name for entry in _entry_points())})
+
+
+def bounded_metrics() -> list[str]:
+    """Names of the metrics whose scores have a best value, sorted."""
+    _import_shipped()
+    return sorted(name for name, metric in _REGISTERED.items() if metric.best_score is not None)
 
 
 def find_metric(name: str) -> Metric:

@@ -1,12 +1,13 @@
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from disttune.quantize.digest import serialize
 from disttune.quantize.graph import prepare
 from disttune.quantize.statistics.shapes import element_types, tensor_bytes
-from tests.models import attention, feeds, mlp, recurrent, tiny_cnn
+from tests.models import attention, feeds, mlp, recurrent, tiny_cnn, unnamed, value, with_branches
 from tests.quantize.statistics.odd_models import looped
 
 
@@ -47,3 +48,24 @@ def run(model: ModelProto, feed: dict[str, np.ndarray], name: str) -> np.ndarray
     return onnxruntime.InferenceSession(serialize(copy), providers=["CPUExecutionProvider"]).run(None, feed)[
         0
     ]
+
+
+def inferred(model: ModelProto) -> dict[str, int]:
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    return {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
+
+
+@pytest.mark.parametrize("make", [attention, recurrent, tiny_cnn, unnamed, with_branches])
+def test_types_of_a_prepared_model_are_those_that_onnx_infers(make, monkeypatch):
+    prepared = prepare(make())
+    expected = inferred(prepared)
+    monkeypatch.delattr(onnx.shape_inference, "infer_shapes")  # all are declared
+    assert element_types(prepared) == expected
+
+
+def test_where_one_type_is_missing_all_are_inferred():
+    model = tiny_cnn()
+    model.graph.value_info.append(value("relu1_1_out", None, TensorProto.FLOAT))
+    assert element_types(model) == inferred(model)
+    assert "flat_6_out" in element_types(model)
