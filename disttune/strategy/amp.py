@@ -2,11 +2,11 @@
 
 1. probes, all at the same time: what each precision of each group does to the outputs with all else in float
 (the accuracy list, least noise first, is in the notes); 2. the search of `precision_search`: one precision
-everywhere, the Pareto front of predicted noise and cost, and repair. The result is a trial that was measured.
+everywhere, the Pareto front of predicted noise and cost, and repair; 3. where the job asks for it, fewer
+conversions between neighbours (`fewer_conversions`). The result is a trial that was measured.
 
-Source: AIMET, automatic mixed precision, phases 1 and 2. What we do differently: costs count MatMul and
-bytes, a knapsack lists the mixes, nothing takes the metric to be monotone, and all runs on every rank. Its
-third phase, fewer conversions between neighbours of different precision, is left out.
+Source: AIMET, automatic mixed precision. What we do differently: costs count MatMul and bytes, a knapsack
+lists the mixes, nothing takes the metric to be monotone, and all runs on every rank.
 """
 
 from collections.abc import Generator, Sequence
@@ -19,6 +19,7 @@ from disttune.space.changes import with_weight_method
 from disttune.space.cost import MEASURES, CostModel
 from disttune.space.precisions import precision_name
 from disttune.space.space import Space
+from disttune.strategy.fewer_conversions import Conversions, fewer_conversions
 from disttune.strategy.precision_search import PrecisionSearch
 from disttune.strategy.registry import register_strategy
 from disttune.strategy.sensitivity import FLOAT, Group, Measured, group_choices, measured_groups
@@ -42,6 +43,8 @@ class Amp:
         n_feeds: of calibration, for "error".
         repairs: most stages of repair.
         rounding: weight method of convolutions and products, e.g. "adaround"; by default that of the job.
+        conversions: share of the cheapest mix's conversions between ops of different precision that may be
+            left (AIMET's alpha); 1 leaves phase 3 out.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Amp:
         n_feeds: int = 4,
         repairs: int = 2,
         rounding: str | None = None,
+        conversions: float = 1.0,
     ):
         for key, value, known in (
             ("sensitivity", sensitivity, ("error", "metric")),
@@ -70,6 +74,12 @@ class Amp:
         self.cost = cost
         self.n_feeds = n_feeds
         self.repairs = repairs
+        is_number = isinstance(conversions, int | float) and not isinstance(conversions, bool)
+        if not is_number or not 0 <= conversions <= 1:
+            raise InputError(
+                f"[tuning] strategy_kwargs.conversions must be a number from 0 to 1; found {conversions!r}"
+            )
+        self.conversions = conversions
         self.rounding = rounding
         if rounding is not None:
             parse_weight_method(rounding)
@@ -106,7 +116,13 @@ class Amp:
         _note_list(tuning, groups)
         search = PrecisionSearch(tuning, base, groups, self.repairs)
         yield from search.run(names)
-        return None if search.best is None else search.candidate(search.best)
+        if search.best is None:
+            return None
+        cheapest = search.candidate(search.best)
+        if self.conversions < 1:
+            counted = Conversions(tuning.summary, base.ops)
+            yield from fewer_conversions(tuning, search, counted, self.conversions)
+        return cheapest
 
     def names(self, tuning: Tuning, space: Space, base: Candidate, also: Sequence[str] = ()) -> list[str]:
         """The precisions that are tried: the named ones, or that of the base and what the target offers.

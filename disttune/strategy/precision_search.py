@@ -40,7 +40,7 @@ class PrecisionSearch:
         self._base = base
         self._groups = groups
         self._n_repairs = n_repairs
-        self._choices: Choices = [[choice.value for choice in group] for group in groups]
+        self.choices: Choices = [[choice.value for choice in group] for group in groups]
         self._asked: set[Assignment] = set()
         self.rows: dict[Assignment, Trial] = {}
 
@@ -51,40 +51,40 @@ class PrecisionSearch:
             names: precisions that are tried everywhere first.
         """
         cheapest = tuple(0 for _ in self._groups)
-        yield from self._measure("one precision everywhere", [*map(self._uniform, names), cheapest])
-        if self._meets(cheapest):
+        yield from self.measure("one precision everywhere", [*map(self._uniform, names), cheapest])
+        if self.meets(cheapest):
             return
-        path = pareto_path(self._choices)
+        path = pareto_path(self.choices)
         yield from self._along(path)
         if self.best is None:
             self._tuning.note("mixed precision: no mix on the path meets the goal")
             return
         for number in range(1, self._n_repairs + 1):
             before = self.best
-            yield from self._measure(f"repair {number}", self._repairs())
+            yield from self.measure(f"repair {number}", self._repairs())
             if self.best == before:
                 return
 
     @property
     def best(self) -> Assignment | None:
         """The cheapest that was measured and meets the goal; the first on a tie."""
-        meeting = [a for a in self.rows if self._meets(a)]
-        return min(meeting, key=lambda a: cost_of(self._choices, a), default=None)
+        meeting = [a for a in self.rows if self.meets(a)]
+        return min(meeting, key=lambda a: cost_of(self.choices, a), default=None)
 
     def _along(self, path: Sequence[Assignment]) -> Stages:
         """Steps 2 and 3."""
         last = len(path) - 1
         distances = [0, *(2**n for n in range(last.bit_length())), last]
         points = sorted({max(0, last - distance) for distance in distances}, reverse=True)
-        yield from self._measure("along the Pareto front", [path[i] for i in points])
+        yield from self.measure("along the Pareto front", [path[i] for i in points])
         while between := self._between(path):
-            yield from self._measure("where the goal is crossed", [path[i] for i in between])
+            yield from self.measure("where the goal is crossed", [path[i] for i in between])
 
     def _between(self, path: Sequence[Assignment]) -> list[int]:
         """Positions to measure, spread over the gap behind the cheapest point that meets the goal."""
-        low = max((i for i, point in enumerate(path) if self._meets(point)), default=-1)
+        low = max((i for i, point in enumerate(path) if self.meets(point)), default=-1)
         high = next((i for i in range(low + 1, len(path)) if path[i] in self._asked), len(path))
-        inside = [i for i in range(low + 1, high) if self._quantizes(path[i])]
+        inside = [i for i in range(low + 1, high) if self.quantizes(path[i])]
         if len(inside) <= BETWEEN:
             return inside
         return [inside[len(inside) * (n + 1) // (BETWEEN + 1)] for n in range(BETWEEN)]
@@ -92,24 +92,24 @@ class PrecisionSearch:
     def _repairs(self) -> list[Assignment]:
         """Step 4."""
         assert self.best is not None
-        limit = cost_of(self._choices, self.best) - LEAST_GAIN
+        limit = cost_of(self.choices, self.best) - LEAST_GAIN
         new = {
-            a: (cost_of(self._choices, a), noise_of(self._choices, a))
-            for a in neighbours(self._choices, self.best)
-            if a not in self._asked and self._quantizes(a)
+            a: (cost_of(self.choices, a), noise_of(self.choices, a))
+            for a in neighbours(self.choices, self.best)
+            if a not in self._asked and self.quantizes(a)
         }
         cheaper = [a for a, (cost, _) in new.items() if cost < limit]
-        met = [noise_of(self._choices, a) for a in self.rows if self._meets(a)]
-        missed = [noise_of(self._choices, a) for a in self.rows if not self._meets(a)]
+        met = [noise_of(self.choices, a) for a in self.rows if self.meets(a)]
+        missed = [noise_of(self.choices, a) for a in self.rows if not self.meets(a)]
         bound = max([*met, min(missed, default=0.0)])
         hopeful = sorted((a for a in cheaper if new[a][1] <= bound), key=lambda a: new[a])
         quiet = sorted(cheaper, key=lambda a: new[a][::-1])
         chosen = dict.fromkeys([*hopeful[: REPAIRS // 2], *quiet[: REPAIRS // 2]])
         return list(dict.fromkeys([*chosen, *hopeful, *quiet]))[:REPAIRS]
 
-    def _measure(self, name: str, assignments: Iterable[Assignment]) -> Stages:
+    def measure(self, name: str, assignments: Iterable[Assignment]) -> Stages:
         """One stage with those that were not measured; a met goal ends nothing."""
-        new = [a for a in dict.fromkeys(assignments) if a not in self._asked and self._quantizes(a)]
+        new = [a for a in dict.fromkeys(assignments) if a not in self._asked and self.quantizes(a)]
         if new:
             self._asked.update(new)
             result = yield Stage(name, [self.candidate(a) for a in new], goal_stops=False)
@@ -124,9 +124,11 @@ class PrecisionSearch:
         names = [[choice.name for choice in group] for group in self._groups]
         return tuple(own.index(name) if name in own else len(own) - 1 for own in names)
 
-    def _quantizes(self, assignment: Assignment) -> bool:
+    def quantizes(self, assignment: Assignment) -> bool:
+        """Whether anything would be quantized."""
         return any(group[i].name != "float" for group, i in zip(self._groups, assignment, strict=True))
 
-    def _meets(self, assignment: Assignment) -> bool:
+    def meets(self, assignment: Assignment) -> bool:
+        """Whether it was measured and meets the goal."""
         row = self.rows.get(assignment)
         return row is not None and row.meets_goal

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disttune.config.errors import InputError
-from disttune.schedule.events import Commit
+from disttune.schedule.events import Commit, Note
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.simulation import SimulatedJob, simulate
 from disttune.schedule.strategy_check import check_strategy
@@ -235,3 +235,55 @@ def test_what_was_measured_of_every_group_is_told_worst_first():
     rows = scheduler_history[0].sensitivity
     assert {row.ops for row in rows} == {(f"conv_{i}",) for i in range(6)}
     assert [row.loss for row in rows] == sorted((row.loss for row in rows), reverse=True)
+
+
+def plain_conversions(job, candidate):
+    """Oracle: tensor by tensor."""
+    makers = {name: op.name for op in job.summary.ops for name in op.outputs}
+    found = 0
+    for op in job.summary.ops:
+        for name in op.inputs:
+            maker = makers.get(name)
+            if maker in candidate.ops and op.name in candidate.ops:
+                pair = [candidate.config_of(o).quantized for o in (maker, op.name)]
+                found += pair[0] != pair[1]
+    return found
+
+
+def chain_job(seed, **options):
+    """Convolutions in a row, so that every change of precision is a conversion."""
+    job = conv_job(seed, n_convs=8, goal=0.975, **options)
+    ops = [op for op in job.summary.ops if op.name.startswith("conv")]
+    ops = [replace(op, inputs=(f"t{i}", *op.inputs[1:]), outputs=(f"t{i + 1}",)) for i, op in enumerate(ops)]
+    return replace(job, summary=replace(job.summary, ops=tuple(ops)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_phase_three_leaves_fewer_conversions_in_a_mix_that_meets_the_goal(seed):
+    without, limited = (chain_job(seed, conversions=share) for share in (1.0, 0.5))
+    before, after = (rows(ended)[ended.best] for ended in (simulate(without), simulate(limited)))
+    n_before, n_after = (plain_conversions(limited, trial.candidate) for trial in (before, after))
+    assert before.meets_goal
+    assert after.meets_goal
+    fell_short = any("no change of one group" in note for note in notes(simulate(limited)))
+    assert n_after <= n_before / 2 or (fell_short and n_after <= n_before)
+
+
+def test_phase_three_reaches_its_share_somewhere():
+    shares = []
+    for seed in range(6):
+        job = chain_job(seed, conversions=0.5)
+        least, most = (rows(e)[e.best] for e in (simulate(job), simulate(chain_job(seed))))
+        n = plain_conversions(job, most.candidate)
+        shares += [plain_conversions(job, least.candidate) / n] if n else []
+    assert min(shares) <= 0.5
+
+
+def notes(ended):
+    return [command.text for command in ended.commands if isinstance(command, Note)]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, "half", True])
+def test_a_share_of_conversions_that_is_none_is_refused(value):
+    with pytest.raises(InputError, match="conversions must be a number from 0 to 1"):
+        Amp(conversions=value)
