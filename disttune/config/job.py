@@ -148,10 +148,14 @@ class TuningSection(Section):
         description="Seconds for the evaluation of one trial; 0: no limit. Left out: 20 times the "
         "baseline's, at least 60.",
     )
-    early_stop: Literal["off", "bound"] = Field(
+    early_stop: Literal["off", "bound", "test"] = Field(
         default="off",
         description="bound: where only meeting the goal counts, end a trial once its metric can neither meet "
-        "it nor become the best, whatever the samples left give; such a trial has no metric.",
+        "it nor become the best, whatever the samples left give; such a trial has no metric. test: once "
+        "that is so but for early_stop_risk; the best may be missed.",
+    )
+    early_stop_risk: float = Field(
+        default=0.01, gt=0, lt=1, description='Probability that early_stop = "test" ends a trial wrongly.'
     )
     memory_limit: SizeBytes | None = Field(
         default=None, description='Memory of one trial process, e.g. "8 GiB", or a number of bytes.'

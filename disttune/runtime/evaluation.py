@@ -42,7 +42,7 @@ class Evaluation:
         started_s = time.monotonic()
         with self._data.model(built.source, self._shared, packed) as model:
             if self._data.is_watched:
-                watched = watch(self._data.evaluators[0], model, rule)
+                watched = watch(self._data.evaluators[0], model, rule, self._data.stop_test)
                 return _watched(built, watched, time.monotonic() - started_s, packed)
             values = evaluate(self._data.evaluators, model)
         return _outcome(built, values, time.monotonic() - started_s, packed)
@@ -71,8 +71,11 @@ class Evaluation:
         started_s = time.monotonic()
         values = combine_scores(self._data.evaluators, scores)
         outcome = _outcome(built, values, time.monotonic() - started_s, packed or self._data.packs_weights)
-        bounds = bounds_of(self._data.evaluators[0], scores) if self._data.is_watched else ()
-        return replace(outcome, bounds=bounds)
+        if self._data.is_watched:
+            outcome = replace(
+                outcome, bounds=bounds_of(self._data.evaluators[0], scores, self._data.stop_test)
+            )
+        return outcome
 
     def close(self) -> None:
         """No more parts of this model."""

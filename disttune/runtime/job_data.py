@@ -20,7 +20,7 @@ import disttune
 from disttune.config.errors import InputError, ModelError
 from disttune.config.job import Job, ModelSection
 from disttune.evaluate.data import Feeds, load_feeds
-from disttune.evaluate.early_stop import can_be_watched
+from disttune.evaluate.early_stop import StopTest, can_be_watched
 from disttune.evaluate.evaluators import (
     Evaluator,
     build_evaluators,
@@ -178,7 +178,14 @@ class JobData:
     @property
     def is_watched(self) -> bool:
         """Whether trials may end early."""
-        return self.job.tuning.early_stop != "off" and can_be_watched(self.evaluators)
+        asked = self.job.tuning.early_stop
+        return asked != "off" and can_be_watched(self.evaluators, by_test=asked == "test")
+
+    @property
+    def stop_test(self) -> StopTest | None:
+        """By which they may; None: by certain bounds."""
+        tuning = self.job.tuning
+        return StopTest(tuning.early_stop_risk, tuning.seed) if tuning.early_stop == "test" else None
 
     def model(
         self,

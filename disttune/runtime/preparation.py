@@ -327,6 +327,7 @@ class Preparation:
             tuning.max_repeats,
             tuning.max_probes,
             tuning.early_stop != "off",
+            tuning.early_stop_risk if tuning.early_stop == "test" else 0.0,
             self._batch_end(seconds),
         )
         splitting = Splitting(prepared.n_sample_blocks, seconds)

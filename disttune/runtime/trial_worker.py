@@ -25,7 +25,7 @@ from disttune.config.errors import DisttuneError, InternalError, TrialError, Use
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.evaluate.blocks import n_blocks
 from disttune.evaluate.evaluators import evaluate, objectives
-from disttune.evaluate.metrics import bounded_metrics
+from disttune.evaluate.metrics import bounded_metrics, metrics_in_a_range
 from disttune.evaluate.probes import ProbeTools, find_probe
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.engine import UsesStatistics, find_engine
@@ -207,7 +207,7 @@ class TrialWorker:
             objectives=objectives(data.evaluators),
             digests=data.digests(message.functions.code_digest),
             versions={m.__name__: m.__version__ for m in MODULES} | {"python": platform.python_version()},
-            warnings=data.warnings + _unwatched(data),
+            warnings=data.warnings + _about_early_stop(data),
             n_blocks=self._statistics_work().n_blocks if self._needs_statistics() else 0,
             n_sample_blocks=n_blocks(data.evaluators) if message.job.runtime.split_trials else 0,
             nonce=nonce,
@@ -373,12 +373,21 @@ class TrialWorker:
         return Answer(assignment, Outcome("ok", value=value))
 
 
-def _unwatched(data: JobData) -> tuple[str, ...]:
-    if data.job.tuning.early_stop == "off" or data.is_watched:
+def _about_early_stop(data: JobData) -> tuple[str, ...]:
+    asked = data.job.tuning.early_stop
+    if asked == "off":
+        return ()
+    if not data.is_watched:
+        metrics = ", ".join(metrics_in_a_range() if asked == "test" else bounded_metrics())
+        return (
+            "tuning.early_stop: no trial ends early; that takes one evaluator, one of the metrics "
+            f"{metrics}, and more than one block of samples",
+        )
+    if asked == "bound":
         return ()
     return (
-        "tuning.early_stop: no trial ends early; that takes one evaluator, a metric whose scores have a best "
-        f"value ({', '.join(bounded_metrics())}), and more than one block of samples",
+        'tuning.early_stop = "test": a trial that would meet the goal, or be the best, is ended early with '
+        f"probability {data.job.tuning.early_stop_risk:g} at most",
     )
 
 

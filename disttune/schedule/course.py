@@ -105,7 +105,9 @@ class Course:
 
     def stop_rule(self) -> StopRule | None:
         """When a trial of the running stage may end early, as far as it is known now; None: never."""
-        return None if self.needs_metrics or not self.policy.early_stop else stop_rule(self.history)
+        if self.needs_metrics or not self.policy.early_stop:
+            return None
+        return stop_rule(self.history, self.policy.early_stop_risk)
 
     def known(self, model_digest: str) -> Outcome | None:
         """What was measured of a model."""

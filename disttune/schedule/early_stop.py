@@ -22,10 +22,12 @@ class StopRule:
     Args:
         goal: with one evaluator.
         best_shortfall: of the best trial so far; 0 when it meets the goal.
+        risk: probability that some bound of a trial is wrong; 0: they are certain.
     """
 
     goal: Goal
     best_shortfall: float
+    risk: float = 0.0
 
     def is_hopeless(self, bound: float) -> bool:
         """Whether a metric that becomes no better than this misses the goal, and is worse than the best."""
@@ -36,12 +38,12 @@ class StopRule:
         return next((i for i, bound in enumerate(bounds) if self.is_hopeless(bound)), None)
 
 
-def stop_rule(history: History) -> StopRule | None:
+def stop_rule(history: History, risk: float = 0.0) -> StopRule | None:
     """The rule for the next row; None before there is a best."""
     best = history.best
     if best is None or best.values is None or len(best.values) != 1:
         return None
-    return StopRule(history.goal, history.goal.shortfall(best.values))
+    return StopRule(history.goal, history.goal.shortfall(best.values), risk)
 
 
 def cut_short(outcome: Outcome, rule: StopRule | None) -> Outcome:
@@ -51,5 +53,7 @@ def cut_short(outcome: Outcome, rule: StopRule | None) -> Outcome:
     place = rule.first_hopeless(outcome.bounds)
     if place is None:
         return outcome
-    bound = outcome.bounds[place]
-    return replace(outcome, status="pruned", values=None, reason=f"stopped early: bound {bound:.6g}")
+    reason = f"stopped early: bound {outcome.bounds[place]:.6g}"
+    if rule.risk:
+        reason += f", wrong with probability {rule.risk:g} at most"
+    return replace(outcome, status="pruned", values=None, reason=reason)

@@ -27,6 +27,7 @@ class ExitPolicy:
         max_probes: bound on the probes of the whole job.
         early_stop: whether trials that can neither meet the goal nor be the best end early, in stages that
             need no more than whether it is met.
+        early_stop_risk: probability with which a trial ends early wrongly; 0 where its bounds are certain.
         batch_end: of the batch job; nothing is started that should end later.
     Raises:
         InputError: more than one trial is to be found, yet the first that meets the goal stops.
@@ -40,6 +41,7 @@ class ExitPolicy:
     max_repeats: int = 1000
     max_probes: int | None = None
     early_stop: bool = False
+    early_stop_risk: float = 0.0
     batch_end: BatchEnd = NO_END
 
     def __post_init__(self) -> None:

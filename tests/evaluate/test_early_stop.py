@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from disttune.config.goal import Goal, Objective
 from disttune.evaluate.blocks import score_blocks
-from disttune.evaluate.early_stop import bounds_of, can_be_watched, watch
+from disttune.evaluate.early_stop import StopTest, bounds_of, can_be_watched, watch
 from disttune.evaluate.evaluators import Evaluator, evaluate
-from disttune.evaluate.metrics import bounded_metrics, find_metric
+from disttune.evaluate.metrics import bounded_metrics, find_metric, metrics_in_a_range
 from disttune.evaluate.samples import SampleEvaluator
 from disttune.schedule.early_stop import StopRule
 
@@ -108,3 +108,44 @@ def test_functions_several_evaluators_and_single_blocks_are_not_watched():
     assert not can_be_watched([ours, ours])
     assert not can_be_watched([evaluator("top1", [np.array([0])])])
     assert not can_be_watched([evaluator("ssim", [np.zeros((1, 3))] * 3)])
+    assert not can_be_watched([evaluator("mse", [np.zeros((1, 3))] * 3)], by_test=True)
+
+
+# By a test
+
+
+@pytest.mark.parametrize("name", metrics_in_a_range())
+def test_a_bound_is_wrong_no_more_often_than_was_asked_for(name):
+    """All looks of 400 orders of the blocks of one model; the oracle is its metric."""
+    outputs, targets = drawn(name, 7, 60, 0.8)
+    ours = evaluator(name, targets)
+    (value,) = evaluate((ours,), Given(outputs))
+    scores = score_blocks((ours,), Given(outputs), range(60))
+
+    found = [bounds_of(ours, scores, StopTest(0.3, seed)) for seed in range(400)]
+
+    assert sum(min(bounds) < value for bounds in found) <= 0.3 * 400
+    mean = np.mean(found, axis=0)
+    certain = np.array(bounds_of(ours, scores))
+    assert any(mean < certain - 1e-3)
+
+
+def test_a_bad_model_ends_sooner_by_a_test_than_by_certainty():
+    outputs = [np.eye(2)[[0, 0]]] * 400
+    ours = evaluator("top1", [np.array([0, 1])] * 400)
+    rule = StopRule(Goal((Objective("top1"),), (1.0,), "absolute", 0.2), 0.0, risk=0.01)
+
+    tested = watch(ours, Given(outputs), rule, StopTest(0.01, seed=0))
+    certain = watch(ours, Given(outputs), rule)
+
+    assert tested.value is None
+    assert len(tested.bounds) < len(certain.bounds) < 31
+
+
+def test_the_order_of_blocks_changes_no_metric_and_is_the_same_for_a_seed():
+    outputs, targets = drawn("top1", 3, 40, 0.5)
+    ours = evaluator("top1", targets)
+    found = [watch(ours, Given(outputs), None, StopTest(0.01, seed)) for seed in (0, 0, 1)]
+    assert found[0] == found[1]
+    assert found[0].bounds != found[2].bounds
+    assert {(w.value,) for w in found} == {evaluate((ours,), Given(outputs))}

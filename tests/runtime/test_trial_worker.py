@@ -339,6 +339,17 @@ def test_an_evaluation_ends_early_where_the_job_asks_for_it(folder: Path):
     assert process.prepared.warnings == ()
 
 
+def test_it_is_said_that_a_test_may_end_the_best_trial(folder: Path):
+    samples = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
+    np.savez(folder / "samples.npz", x=samples)
+    process = Process(
+        folder,
+        evaluation={"metric": "cosine", "data": "samples.npz"},
+        tuning={"early_stop": "test", "early_stop_risk": 0.05},
+    )
+    assert any("with probability 0.05 at most" in text for text in process.prepared.warnings)
+
+
 def test_it_is_said_when_no_trial_can_end_early(folder: Path):
     process = Process(folder, tuning={"early_stop": "bound"})
     assert any("tuning.early_stop: no trial ends early" in text for text in process.prepared.warnings)

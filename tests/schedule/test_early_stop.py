@@ -11,7 +11,14 @@ from disttune.schedule.early_stop import StopRule, cut_short
 from disttune.schedule.events import Settle
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.outcome import Outcome
+from disttune.schedule.synthetic import additive_landscape, synthetic_space, synthetic_transformer
 from disttune.strategy import Stage
+from disttune.strategy.auto import Auto
+from disttune.strategy.auto_mixed_precision import AutoMixedPrecision
+from disttune.strategy.conservative import Conservative
+from disttune.strategy.exhaustive import Exhaustive
+from disttune.strategy.mse_v2 import MseV2
+from disttune.strategy.random import Random
 from tests.simulated import Listed, Recorded, SimulatedJob, simulate, small_space
 
 SPACE = small_space(5)
@@ -140,3 +147,36 @@ def test_a_failure_behind_the_bound_is_not_reached():
     cut = cut_short(Outcome("failed", reason="nan", bounds=(0.7,)), RULE)
     assert (cut.status, cut.reason) == ("pruned", "stopped early: bound 0.7")
     assert cut_short(Outcome("crashed", bounds=(0.7,)), RULE).status == "crashed"
+
+
+def test_a_row_that_a_test_has_ended_says_so():
+    cut = cut_short(Outcome("ok", (0.5,), bounds=(0.7,)), replace(RULE, risk=0.05))
+    assert cut.reason == "stopped early: bound 0.7, wrong with probability 0.05 at most"
+
+
+@pytest.mark.parametrize("stop_at", ["goal", "budget"])
+@pytest.mark.parametrize("strategy", [Exhaustive, Random, Conservative, MseV2, Auto, AutoMixedPrecision])
+def test_no_shipped_strategy_goes_another_way_when_trials_end_early(strategy, stop_at):
+    summary = synthetic_transformer()
+    metric = additive_landscape(4)
+
+    def run(early_stop):
+        policy = ExitPolicy(stop_at, max_trials=40, early_stop=early_stop)
+        return simulate(
+            SimulatedJob(
+                strategy,
+                synthetic_space(summary),
+                metric,
+                goal=0.93,
+                policy=policy,
+                summary=summary,
+                bounds=lambda c: tuple(metric(c) + gap for gap in (0.3, 0.1, 0.03, 0.01, 0.003)),
+                probe=lambda probe: len(repr(probe)) % 7 / 7,
+            ),
+            3,
+        )
+
+    early, full = run(True), run(False)
+
+    assert [row[:3] for row in early.table] == [row[:3] for row in full.table]
+    assert (early.best, early.finish) == (full.best, full.finish)

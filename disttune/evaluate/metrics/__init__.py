@@ -5,7 +5,15 @@ from disttune.evaluate.metrics.registry import (
     bounded_metrics,
     find_metric,
     metric_names,
+    metrics_in_a_range,
     register_metric,
 )
 
-__all__ = ["Metric", "bounded_metrics", "find_metric", "metric_names", "register_metric"]
+__all__ = [
+    "Metric",
+    "bounded_metrics",
+    "find_metric",
+    "metric_names",
+    "register_metric",
+    "metrics_in_a_range",
+]

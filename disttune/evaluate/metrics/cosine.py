@@ -10,7 +10,7 @@ from disttune.evaluate.metrics.pairs import sample_pairs
 from disttune.evaluate.metrics.registry import Scores, register_metric
 
 
-@register_metric("cosine", higher_is_better=True, target="output", best_score=1.0)
+@register_metric("cosine", higher_is_better=True, target="output", best_score=1.0, worst_score=-1.0)
 def cosine(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     """Cosine similarity of each sample's output and target, both flattened, in float64.
 

@@ -12,7 +12,7 @@ from disttune.evaluate.metrics.registry import Scores, register_metric
 MOST_DB = 100.0  # of equal ones too, so that the float model has a finite baseline
 
 
-@register_metric("psnr", higher_is_better=True, target="output", best_score=MOST_DB)
+@register_metric("psnr", higher_is_better=True, target="output", best_score=MOST_DB, worst_score=-MOST_DB)
 def psnr(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     """20 log10(max|target| / root mean squared error) of each sample, in float64.
 

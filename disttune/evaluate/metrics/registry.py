@@ -38,6 +38,7 @@ class Metric:
         reduce: the metric from the scores of all samples.
         best_score: that a sample can have; None where it is not known. There is one score for each target,
             and a better score never makes the metric worse.
+        worst_score: that a sample can have; None where there is no limit.
     """
 
     name: str
@@ -46,6 +47,13 @@ class Metric:
     target: Target
     reduce: Reduction = "mean"
     best_score: float | None = None
+    worst_score: float | None = None
+
+    @property
+    def is_mean_in_a_range(self) -> bool:
+        """Whether it is the mean of scores with a best and a worst value, and higher is better."""
+        has_range = self.best_score is not None and self.worst_score is not None
+        return has_range and self.reduce == "mean" and self.higher_is_better
 
 
 _REGISTERED: dict[str, Metric] = {}
@@ -58,6 +66,7 @@ def register_metric(
     target: Target = "labels",
     reduce: Reduction = "mean",
     best_score: float | None = None,
+    worst_score: float | None = None,
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Decorator: make a score function known by the name users give in `evaluation.metric`.
 
@@ -67,6 +76,7 @@ def register_metric(
         target: "labels" needs them in the data; "output" can do with the float model's outputs.
         reduce: "mean" of the scores of all samples, "sum", or a function of them.
         best_score: that a sample can have; with it trials can be stopped early.
+        worst_score: that a sample can have; with both they can be by a test, too.
     """
 
     def register(score: ScoreFunction) -> ScoreFunction:
@@ -75,7 +85,7 @@ def register_metric(
             raise UserCodeError(
                 f'metric "{name}" is registered by {known.score.__module__} and {score.__module__}'
             )
-        _REGISTERED[name] = Metric(name, score, higher_is_better, target, reduce, best_score)
+        _REGISTERED[name] = Metric(name, score, higher_is_better, target, reduce, best_score, worst_score)
         return score
 
     return register
@@ -91,6 +101,11 @@ def bounded_metrics() -> list[str]:
     """Names of the metrics whose scores have a best value, sorted."""
     _import_shipped()
     return sorted(name for name, metric in _REGISTERED.items() if metric.best_score is not None)
+
+
+def metrics_in_a_range() -> list[str]:
+    """Names of the metrics that a test can bound, sorted."""
+    return [name for name in bounded_metrics() if _REGISTERED[name].is_mean_in_a_range]
 
 
 def find_metric(name: str) -> Metric:

@@ -10,7 +10,7 @@ from disttune.config.errors import TrialError
 from disttune.evaluate.metrics.registry import Scores, register_metric
 
 
-@register_metric("top1", higher_is_better=True, best_score=1.0)
+@register_metric("top1", higher_is_better=True, best_score=1.0, worst_score=0.0)
 def top1(outputs: Sequence[NDArray[Any]], targets: NDArray[Any]) -> Scores:
     """1 for a sample whose greatest logit is at its label, else 0; the first one on a tie.
 
