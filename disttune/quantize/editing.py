@@ -129,6 +129,7 @@ class GraphEditor:
         del node.input[:]
         del node.attribute[:]
         node.op_type = op_type
+        node.ClearField("domain")
         for i, name in enumerate(inputs):
             self.set_input(node, i, name)
 

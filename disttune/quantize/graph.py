@@ -16,6 +16,7 @@ from disttune.config.recipes import PREPARING, RECIPES, RecipeValue
 from disttune.quantize.batch_norm import fold_batch_norms
 from disttune.quantize.digest import describe_values
 from disttune.quantize.freed_memory import give_back_pages
+from disttune.quantize.fused_matmul import with_plain_matmuls
 from disttune.quantize.gemm_to_matmul import split_gemms
 from disttune.quantize.onnx_file import parse_onnx
 from disttune.quantize.opset_conversion import in_opset
@@ -158,7 +159,7 @@ def prepare(
     level = str(settings["graph_optimization_level"])
     prepared = preprocess(started, warn, directory, large_bytes, level)
     prepared = split_tied_weights(prepared, started, warn, split=level != "DISABLE_ALL")
-    prepared = fold_batch_norms(prepared)
+    prepared = fold_batch_norms(with_plain_matmuls(prepared))
     if settings["gemm_to_matmul"]:
         prepared = split_gemms(prepared)
     drop_unused_opsets(prepared)

@@ -221,6 +221,7 @@ def build_space(
         half_ops=held,
         warnings=(
             *user.warnings(f"{limits} and this engine"),
+            *(_float_weights(summary, options, in_float) if quantization.approach == WEIGHT_ONLY else ()),
             *(
                 f"[quantization] recipes.{name} has no effect without {RECIPES[name].needs} = true"
                 for name in _inert(quantization.recipes)
@@ -242,6 +243,23 @@ def build_space(
     taken = frozenset(methods) & capability.methods("static")
     again = _user_options(summary, capability, quantization)  # keeps its own account of what was used
     return replace(space, presets=_presets(space, summary, again, dynamic, taken, buildable))
+
+
+def _float_weights(
+    summary: ModelSummary, options: Collection[str], in_float: Collection[str]
+) -> tuple[str, ...]:
+    """A sentence on the weights that nobody has asked to leave in float and that have no form here."""
+    sizes = {op.name: op.weight.size_bytes for op in summary.ops if op.weight}
+    left = [op for op in summary.ops if op.weight and op.name not in {*options, *in_float}]
+    if not left:
+        return ()
+    named = ", ".join(f"{op.name} ({op.op_type})" for op in left[:3])
+    more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+    share = sum(sizes[op.name] for op in left) / sum(sizes.values())
+    return (
+        f"weights of {named}{more} stay in float, {share:.0%} of all: these ops have no weight-only form, or "
+        "one on request alone (quantization.op_types)",
+    )
 
 
 def half_ops(

@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from disttune.config.schemes import FLOAT32, OpConfig, Scheme, parse_scheme_method
 from disttune.quantize.digest import serialize
@@ -14,9 +14,10 @@ from disttune.quantize.statistics.collect import collect
 from disttune.quantize.summary import summarize
 from disttune.space.candidate import Candidate
 from tests import contrib_models
+from tests.models import Graph, value
 
 MODELS = [
-    (contrib_models.decoder, contrib_models.decoder_feeds, 12),
+    (contrib_models.decoder, contrib_models.decoder_feeds, 13),
     (contrib_models.encoder, contrib_models.encoder_feeds, 3),
 ]
 
@@ -52,3 +53,25 @@ def test_their_activations_have_statistics(make, make_feeds, _):
     prepared = prepare(model)
     tensor = next(n.input[0] for n in prepared.graph.node if n.op_type == "MatMul")
     assert collect(prepared, feeds, [tensor])[tensor].n > 0
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_plain"),
+    [
+        ({"transB": 1}, True),
+        ({"alpha": 0.5}, True),
+        ({"transB": 1, "alpha": -2.0}, True),
+        ({"transA": 1}, False),
+    ],
+)
+def test_a_fused_matmul_with_a_constant_matrix_is_a_plain_one(attributes, is_plain):
+    g = Graph(1)
+    weight = g.weight("w", 6, 8) if "transB" in attributes else g.weight("w", 8, 6)
+    g.node("FusedMatMul", "x", weight, name="fused", output="y", domain="com.microsoft", **attributes)
+    model = g.model([value("x", [8, 8])], [value("y", [8, 6])])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    prepared = prepare(model)
+    assert [node.op_type for node in prepared.graph.node] == ["MatMul" if is_plain else "FusedMatMul"]
+    feeds = [{"x": np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)}]
+    for found, expected in zip(run(prepared, feeds), run(model, feeds), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

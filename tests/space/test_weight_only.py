@@ -61,3 +61,9 @@ def test_methods_of_weights_take_options():
 def test_methods_that_the_engine_lacks_leave_the_others():
     s = space("MatMul", methods=frozenset({"rtn", "hqq"}))
     assert {w.method for w in weights_of(s, "MatMul_0")} == {"rtn", "hqq"}
+
+
+def test_weights_that_stay_in_float_are_told():
+    (sentence,) = space("Conv", "MatMul", "Relu").warnings
+    assert "weights of Conv_0 (Conv) stay in float" in sentence
+    assert not space("MatMul", "Relu").warnings
