@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from disttune.report.files import COLUMNS
 from disttune.runtime.result import EXIT_CODES, SCHEMA
 
 Row = Mapping[str, str]
+MISSING = object()
+_WHOLE_NUMBER = re.compile("[0-9]{1,19}")
+WHOLE_NUMBERS = ("trial", "size_bytes")  # columns; where there is a value
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 def _problem(found: Mapping[str, Any]) -> str:
     """What keeps a result from being one; empty when nothing does."""
-    if found.get("status") not in EXIT_CODES:
+    if found.get("status") not in list(EXIT_CODES):  # which may be unhashable
         return f"its status is {found.get('status')!r}, not one of {', '.join(EXIT_CODES)}"
     for key in ("goal", "seconds", "trials", "ranks"):
         if not _is_number(found.get(key)):
@@ -110,7 +114,7 @@ def _problem(found: Mapping[str, Any]) -> str:
         return f'"stop_reason" is {found.get("stop_reason")!r}, not a text'
     if not isinstance(found.get("higher_is_better"), bool):
         return '"higher_is_better" is neither true nor false'
-    baseline, best = found.get("baseline"), found.get("best")
+    baseline, best = found.get("baseline"), found.get("best", MISSING)
     if not isinstance(baseline, dict) or not _is_number(baseline.get("metric")):
         return 'its "baseline" has no metric'
     if not _is_number_or_none(baseline.get("size_bytes")):
@@ -122,7 +126,22 @@ def _problem(found: Mapping[str, Any]) -> str:
         and _is_latency(best.get("latency"))
     ):
         return 'its "best" is no trial'
+    pareto, sensitivity = found.get("pareto", []), found.get("sensitivity", [])
+    if not isinstance(pareto, list) or not all(isinstance(n, int) for n in pareto):
+        return 'its "pareto" is no list of trials'
+    if not isinstance(sensitivity, list) or not all(map(_is_sensitivity, sensitivity)):
+        return 'its "sensitivity" is no list of ops, precisions and losses'
     return ""
+
+
+def _is_sensitivity(row: object) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("ops"), list)
+        and all(isinstance(op, str) for op in row["ops"])
+        and isinstance(row.get("precision"), str)
+        and _is_number(row.get("loss"))
+    )
 
 
 def _is_latency(value: object) -> bool:
@@ -134,7 +153,11 @@ def _is_number_or_none(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite one that is no truth value; an integer that no float holds is none either."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _read_trials(path: Path) -> tuple[Row, ...]:
@@ -148,4 +171,8 @@ def _read_trials(path: Path) -> tuple[Row, ...]:
     if missing or any(None in row or None in row.values() for row in rows):
         what = f"it has no column {missing[0]}" if missing else "a row does not fit the header"
         raise RunDirectoryError(f"{path}: damaged: {what}")
+    for number, row in enumerate(rows, start=2):
+        for column in WHOLE_NUMBERS:
+            if row[column] and not _WHOLE_NUMBER.fullmatch(row[column]):
+                raise RunDirectoryError(f"{path}: damaged: row {number}: {column} is no whole number")
     return rows

@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any, TypeVar
 
-from disttune.config.errors import InputError, JournalError
+from disttune.config.errors import JournalError
 from disttune.config.schemes import OpConfig
 from disttune.runtime.journal import JournalContents
+from disttune.runtime.recording import UNREADABLE
 from disttune.runtime.records import (
     BaselineRecord,
     CommitRecord,
@@ -162,7 +163,7 @@ class _Reader:
             recipes = tuple(sorted(choice.get("recipes", {}).items()))
             candidate = Candidate(self._ops, OpConfig.from_dict(choice["default"]), exceptions, recipes)
             digest = candidate.digest
-        except (AttributeError, InputError, KeyError, TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise self._wrong(record, f"a candidate that cannot be read ({error!r})") from None
         if digest != record.digest:
             raise self._wrong(record, "a candidate that is not the one its digest was made of")

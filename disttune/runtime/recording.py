@@ -5,6 +5,7 @@ Pure. Outcomes are found by the candidate's digest: equal choices have equal res
 
 from collections.abc import Iterable, Sequence
 
+from disttune.config.errors import InputError, JournalError
 from disttune.runtime.records import (
     BaselineRecord,
     CommitRecord,
@@ -19,6 +20,8 @@ from disttune.runtime.records import (
 )
 from disttune.schedule.outcome import Outcome
 from disttune.space.candidate import Candidate
+
+UNREADABLE = (AttributeError, InputError, KeyError, TypeError, ValueError)  # from what is no candidate
 
 
 class JournalRecording:
@@ -50,8 +53,22 @@ class JournalRecording:
         return len(self._results)
 
     def proposal(self, stage: int, index: int) -> Candidate | None:
+        """The candidate that was proposed there.
+
+        Raises:
+            JournalError: it cannot be read, or is not the one its digest was made of.
+        """
         record = self._proposals.get((stage, index))
-        return Candidate.from_dict(record.candidate, self._ops) if record else None
+        if record is None:
+            return None
+        try:
+            candidate = Candidate.from_dict(record.candidate, self._ops)
+            is_itself = candidate.digest == record.digest
+        except UNREADABLE as error:
+            raise _wrong(record, f"a candidate that cannot be read ({error!r})") from None
+        if not is_itself:
+            raise _wrong(record, "a candidate that is not the one its digest was made of")
+        return candidate
 
     def outcome(self, candidate: Candidate) -> Outcome | None:
         record = self._results.get(candidate.digest)
@@ -126,3 +143,10 @@ class JournalRecording:
                 self._commits.add(record.trial)
             case _:
                 pass
+
+
+def _wrong(record: ProposalRecord, what: str) -> JournalError:
+    return JournalError(
+        f"journal.jsonl: trial {record.trial} has {what}. Restore the file from a copy, "
+        "or start anew (--fresh, fresh=True)."
+    )

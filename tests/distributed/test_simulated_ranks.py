@@ -60,11 +60,15 @@ class RecordedRun:
     path: Path
     recording: JournalRecording
 
-    def again(self, n_ranks: int) -> list[dict[str, str]]:
-        """The trial table on so many simulated ranks, each with a pace of its own."""
+    def again(self, n_ranks: int, known: JournalRecording | None = None) -> list[dict[str, str]]:
+        """The trial table on so many simulated ranks, each with a pace of its own.
+
+        Args:
+            known: what a journal holds already, of a job that goes on.
+        """
         transport = SimulatedTransport(n_ranks, self._run)
-        scheduler = self._scheduler()
-        search = Search(scheduler, transport, Memory(), Silent(), trial_timeout_s=1e9)
+        scheduler = self._scheduler(known)
+        search = Search(scheduler, transport, Memory(), Silent(), trial_timeout_s=1e9, replay=known)
         search.start()
         for rank in range(n_ranks):
             search.join(rank, f"node-{rank // 8}")
@@ -80,7 +84,7 @@ class RecordedRun:
         outcome = self.recording.outcome(item) or replace(UNREACHED, model_digest=item.digest)
         return SimulatedRun(outcome, 0.01, evaluation_s=1.0 + int(item.digest[:4], 16) % 100 + rank % 3)
 
-    def _scheduler(self) -> Scheduler:
+    def _scheduler(self, known: JournalRecording | None) -> Scheduler:
         baseline, tuning = self.recording.baseline, self.job.tuning
         assert baseline is not None
         objectives = tuple(Objective(name) for name in baseline.names)
@@ -90,7 +94,7 @@ class RecordedRun:
         state = Tuning(space_of(self.job), summary, goal, tuning.seed, tuning.batch_size, tuning.max_trials)
         strategy = make_strategy(tuning.strategy, tuning.strategy_kwargs, self.job.folder)
         policy = ExitPolicy(tuning.effective_stop_at, tuning.max_trials)
-        return Scheduler(strategy, History(state, tuning.objective), policy)
+        return Scheduler(strategy, History(state, tuning.objective), policy, known)
 
 
 @pytest.fixture(scope="module", params=JOBS, ids=list(JOBS))

@@ -29,11 +29,14 @@ MOST_SESSIONS = 12
 SESSION_S = 120.0
 ORDERS = "DISTTUNE_TEST_ORDERS"  # folder with what an evaluation is to do once
 EVALUATION = """\
+orders = Path(os.environ["DISTTUNE_TEST_ORDERS"])
+now = orders / f"by-{os.getpid()}"
+if n >= 0:
+    now.write_text(str(n))
 time.sleep(0.2 + 0.2 * (7 * n % 16) / 16)
+now.unlink(missing_ok=True)
 if n == 5:
     raise ValueError("always")
-orders = Path(os.environ["DISTTUNE_TEST_ORDERS"])
-(orders / f"by-{os.getpid()}").write_text(str(n))
 what = ""
 if n >= 0 and not (orders / f"struck-{n}").exists():  # a candidate that is hit twice has crashed for good
     try:
@@ -78,12 +81,17 @@ class Scene:
         processes = self.session.trial_processes()
         self.randomness.shuffle(processes)
         for process in processes:
-            by = self.orders / f"by-{process.pid}"
-            n = by.read_text() if by.exists() else ""
-            if not n or not (self.orders / f"struck-{n}").exists():
-                (self.orders / f"struck-{n}").touch()
-                return process
-        return None
+            with contextlib.suppress(FileNotFoundError):  # it evaluates nothing now
+                struck = self.orders / f"struck-{(self.orders / f'by-{process.pid}').read_text()}"
+                if not struck.exists():
+                    struck.touch()
+                    return process
+        if " trial " in self.session.said():
+            return None
+        away = {
+            agent.pid for rank, agent in self.session.agents().items() if rank
+        }  # rank 0's has the baseline
+        return next((p for p in processes if p.ppid() in away), None)
 
     def rank_0(self) -> psutil.Process | None:
         return self.session.agents().get(0)
