@@ -112,7 +112,8 @@ _ALL = (
     ),
     _method(
         "adaquant", True, "Learns weights through the rounding (Hubara et al. 2020).",
-        iterations=80, learning_rate=0.05, scale="auto", flip=True, refine_scale=True, sequential=False,
+        iterations=80, learning_rate=0.05, scale="auto", flip=True, refine_scale=True, bias=False,
+        sequential=False,
     ),
     _method(
         "seqmse", True, "Searches each channel's or group's range for the least output error (AIMET).",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from disttune.quantize.algorithms.objective import mean_error
 from disttune.quantize.bias_shift import shift_outputs
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.built_layers import BuiltLayer, FloatLayers
@@ -37,16 +38,6 @@ class Correction:
     blueprint: Blueprint
     shifts: Mapping[str, Floats]
     skipped: Mapping[str, str]
-
-
-def mean_error(weight: Floats, quantized: Floats, mean: Floats) -> Floats:
-    """E[X W - X V] for each output, group after group.
-
-    Args:
-        weight, quantized: W and V, shape (n_parts, K, N).
-        mean: E[X], shape (n_parts, K).
-    """
-    return np.asarray(np.einsum("pk,pkn->pn", mean, weight - quantized).reshape(-1))
 
 
 class FastBiasCorrection:

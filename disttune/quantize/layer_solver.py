@@ -18,11 +18,18 @@ from onnx import ModelProto
 from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
-from disttune.quantize.algorithms.layer import JointAlgorithm, LayerInputs, LayerProblem, LayerSolution
+from disttune.quantize.algorithms.layer import (
+    Floats,
+    JointAlgorithm,
+    LayerInputs,
+    LayerProblem,
+    LayerSolution,
+)
 from disttune.quantize.algorithms.layout import LayerLayout
 from disttune.quantize.algorithms.registry import find_layer_algorithm
 from disttune.quantize.builder.build import Builder
 from disttune.quantize.builder.constants import Solved
+from disttune.quantize.built_layers import correctable_nodes
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.layer_measurements import Before, Feed, LayerMeasurements, digest_of, hash_of
 from disttune.quantize.layers import Layer, has_layers
@@ -85,6 +92,7 @@ class LayerSolver:
         self._measurements = LayerMeasurements(model, builder, feeds, settings, kept)
         self._plans: OrderedDict[str, list[_Solve]] = OrderedDict()
         self._used: dict[Layer, str] = {}
+        self._correctable = frozenset(correctable_nodes(model))
 
     @property
     def model_digest(self) -> str:
@@ -115,6 +123,17 @@ class LayerSolver:
     def keys(self, candidate: Candidate) -> tuple[str, ...]:
         """Of all solutions that a candidate is built with."""
         return tuple(solve.key for solve in self._plan(candidate))
+
+    def shifts(self, candidate: Candidate) -> dict[str, Floats]:
+        """What the solutions of a candidate add to the outputs of ops, before any alpha of a Gemm."""
+        found: dict[str, Floats] = {}
+        for solve in self._plan(candidate):
+            solution = self._solutions[solve.key]
+            assert not isinstance(solution, str)
+            for i, layer in enumerate(solve.group):
+                if (name := f"{i}/shift") in solution:
+                    found |= dict.fromkeys(layer.readers, solution[name])
+        return found
 
     def _plan(self, candidate: Candidate) -> list[_Solve]:
         """Everything that has to be solved for a candidate, in an order in which it can be."""
@@ -221,6 +240,7 @@ class LayerSolver:
                 self._measurements.layout(layer.readers[0]).weight(self._builder.array(layer.weight)),
                 layer.scheme.scheme,
                 _added([inputs[op] for op in layer.readers]) if inputs else None,
+                all(op in self._correctable for op in layer.readers),
             )
             for layer in group
         ]
@@ -270,7 +290,8 @@ def _packed(solution: LayerSolution) -> dict[str, Any]:
         "report_values": np.array(list(solution.report.values()), dtype=np.float64),
         "history": np.array(solution.history, dtype=np.float64).reshape(-1, 2),
     }
-    return arrays if solution.input_scale is None else {**arrays, "input_scale": solution.input_scale}
+    more = {"input_scale": solution.input_scale, "shift": solution.shift}
+    return arrays | {name: array for name, array in more.items() if array is not None}
 
 
 def _unpacked(arrays: Results) -> LayerSolution:
@@ -280,6 +301,7 @@ def _unpacked(arrays: Results) -> LayerSolution:
         scale=arrays["scale"],
         zero_point=arrays["zero_point"],
         input_scale=arrays.get("input_scale"),
+        shift=arrays.get("shift"),
         report={str(name): float(value) for name, value in zip(names, values, strict=True)},
         history=tuple((int(iteration), float(loss)) for iteration, loss in arrays["history"]),
     )

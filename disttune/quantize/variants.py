@@ -184,6 +184,8 @@ class Variants:
         variant = self._made(variant_recipes(candidate))
         blueprint = variant.builder.blueprint(without_variant(candidate))
         recipes = dict(candidate.recipes)
+        if recipes.get(FAST_BIAS_CORRECTION) is not True:  # it finds the same shifts
+            blueprint = _with_learned_shifts(blueprint, variant, without_variant(candidate))
         if recipes.get(WEIGHT_CORRECTION) is True:
             blueprint, skipped = self._corrections(variant)[0].correct(blueprint)
             self._tell([f"{WEIGHT_CORRECTION}: {op}: {why}" for op, why in skipped.items()])
@@ -423,6 +425,15 @@ class Variants:
             model, builder, self._feeds, settings, self._digest_of_data, self._solutions, self._kept
         )
         return Variant(recipes, model, report, skipped, ranges, builder, solver)
+
+
+def _with_learned_shifts(blueprint: Blueprint, variant: Variant, candidate: Candidate) -> Blueprint:
+    """Biases with what the solutions of layers add to them."""
+    shifts = variant.solver.shifts(candidate)
+    if not shifts:
+        return blueprint
+    layers = FloatLayers(variant.model)
+    return shifted(blueprint, variant.model, {op: layers.alpha(op) * s for op, s in shifts.items()})
 
 
 def _belongs(recipe: str, name: str) -> bool:

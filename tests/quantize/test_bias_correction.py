@@ -11,7 +11,8 @@ from onnx import ModelProto
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import FLOAT32, OpConfig, Scheme
-from disttune.quantize.bias_correction import FastBiasCorrection, mean_error
+from disttune.quantize.algorithms.objective import mean_error
+from disttune.quantize.bias_correction import FastBiasCorrection
 from disttune.quantize.bias_shift import shift_outputs
 from disttune.quantize.builder.writer import Blueprint
 from disttune.quantize.built_layers import FloatLayers, correctable_nodes, dequantized, unpacked
@@ -386,3 +387,20 @@ def test_what_a_correction_is_built_on_is_learnt_before_it():
         tried.learn(work, tried.run(work))
     (shifts,) = tried.missing(wanted)
     assert set(shifts.needs) == {work.key for work in layers}
+
+
+@pytest.mark.parametrize("make", [tiny_cnn, mlp, attention])
+def test_learned_biases_leave_no_mean_error_of_one_quantized_weight(make):
+    model = prepare(make())
+    samples = feeds(model, 8)
+    weight = Scheme("int4", True, "per_channel", method="adaquant", options=(("bias", True),))
+    config = OpConfig("weight_only", weight)
+    for op in correctable_nodes(model):
+        configs = {n.name: config if n.name == op else FLOAT32 for n in model.graph.node}
+        built = engine(model).build(Candidate.of(configs))
+        name = {n.name: n for n in model.graph.node}[op].output[0]
+        gap = _gap_behind(model, built, name, op, samples)
+        assert np.abs(gap).max() <= 1e-5 * np.abs(tensors(model, [name], samples[0])[name]).max()
+        both = Candidate.of(configs, {"fast_bias_correction": True})
+        gap = _gap_behind(model, engine(model).build(both), name, op, samples)
+        assert np.abs(gap).max() <= 1e-5 * np.abs(tensors(model, [name], samples[0])[name]).max()

@@ -8,8 +8,9 @@ Rules:
    than the 80 iterations of the default gain nothing on 33 real layers.
 4. Every iteration's codes are judged, of each column the best are kept. When a fifth of the iterations bring
    nothing to any column, they end.
-5. The scales that the paper learns along are found in closed form (`learning`). Its biases are bias
-   correction, a pass of its own.
+5. The scales and biases that the paper learns along are found in closed form (`learning`): with `bias` the
+   error counts less its mean, and what the mean error is in the end goes into the bias. Without it that is
+   left to bias correction, a pass of its own.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,13 @@ class AdaQuant:
     def solve(self, problem: LayerProblem) -> LayerSolution:
         iterations = int(problem.scheme.option("iterations"))
         learning_rate = float(problem.scheme.option("learning_rate"))
-        return solve_by_learning(problem, lambda block: _learn(_Weights.of(block), iterations, learning_rate))
+        inputs = problem.inputs
+        moves = bool(problem.scheme.option("bias")) and not problem.scheme.option("sequential")
+        return solve_by_learning(
+            problem,
+            lambda block: _learn(_Weights.of(block), iterations, learning_rate),
+            with_bias=moves and problem.takes_shift and inputs is not None and inputs.cross is None,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -48,12 +48,14 @@ class LayerProblem:
         scheme: of the weight: per tensor, per channel (a scale for each part and column), or per group of
             `group_size` rows of K.
         inputs: None for algorithms that need no data.
+        takes_shift: whether every op that reads the weight has a bias, or an Add can stand for it.
     """
 
     name: str
     weight: Floats
     scheme: Scheme
     inputs: LayerInputs | None = None
+    takes_shift: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,7 @@ class LayerSolution:
         zero_point: int32, shape of `scale`; float32 only where the algorithm's option says so.
         input_scale: the layer's inputs are divided by it, channel by channel (AWQ); float32, shape (K,);
             None for ones.
+        shift: to be added to X V, float64, shape (n_parts * N,); None for zeros.
         report: plain numbers for people: "loss" and "loss_rtn" = sum over columns of d^T H d / T, and others.
         history: of algorithms that iterate: iteration, and the loss of the best codes so far; never rises.
     """
@@ -75,6 +78,7 @@ class LayerSolution:
     scale: NDArray[np.float32]
     zero_point: NDArray[Any]
     input_scale: NDArray[np.float32] | None = None
+    shift: Floats | None = None
     report: Mapping[str, float] = field(default_factory=dict)
     history: tuple[tuple[int, float], ...] = ()
 

@@ -21,7 +21,7 @@ from disttune.config.weight_methods import SCALES
 from disttune.quantize.algorithms.flip import descended
 from disttune.quantize.algorithms.grid import CodeArray
 from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
-from disttune.quantize.algorithms.objective import Objective
+from disttune.quantize.algorithms.objective import Objective, mean_error
 from disttune.quantize.algorithms.relaxation import Float32s, Relaxation
 from disttune.quantize.algorithms.rounded import Rounded
 from disttune.quantize.algorithms.scale_refinement import refined
@@ -88,10 +88,20 @@ class Best:
         return Learned(codes, np.stack([*self._marks, *missing]), n_iterations)
 
 
-def solve_by_learning(problem: LayerProblem, learn: Callable[[Relaxation], Learned]) -> LayerSolution:
-    """A layer by an algorithm that learns the codes of a block of columns."""
-    scheme = problem.scheme
+def solve_by_learning(
+    problem: LayerProblem, learn: Callable[[Relaxation], Learned], *, with_bias: bool = False
+) -> LayerSolution:
+    """A layer by an algorithm that learns the codes of a block of columns.
+
+    Args:
+        problem: the layer.
+        learn: the algorithm.
+        with_bias: whether a bias makes up for the mean error of the codes, which then costs nothing.
+    """
+    scheme, inputs = problem.scheme, problem.inputs
     objectives = Objective.of_parts(problem)
+    if with_bias and inputs is not None:
+        objectives = [o.centered(total) for o, total in zip(objectives, inputs.total, strict=True)]
     plain = Rounded.plainly(problem.weight, scheme)
     start = _start(problem, plain, objectives)
     found, marks, n_iterations = _learned(Relaxation.of(start, objectives), start, learn)
@@ -101,7 +111,11 @@ def solve_by_learning(problem: LayerProblem, learn: Callable[[Relaxation], Learn
     found = plain.or_cheaper(found, plain.losses(objectives), found.losses(objectives))
     solution = found.solution(objectives, plain)
     report = {**solution.report, "iterations": float(n_iterations)}
-    return replace(solution, report=report, history=_history(scheme.option("iterations"), report, marks))
+    solution = replace(solution, report=report, history=_history(scheme.option("iterations"), report, marks))
+    if not with_bias or inputs is None:
+        return solution
+    mean = inputs.total / max(inputs.n_rows, 1)
+    return replace(solution, shift=mean_error(problem.weight, found.values, mean))
 
 
 def marks_at(iterations: int) -> list[int]:

@@ -5,7 +5,7 @@ d = w - v. Where the quantized model gives other inputs Xq, |X W - Xq V|^2 is, u
 H = Xq^T Xq and the weight that makes up for the inputs, argmin |X W - Xq A|.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from disttune.quantize.algorithms.inverse_factor import inverse_factor
 from disttune.quantize.algorithms.layer import Floats, LayerProblem
 
 _RIDGE = 1e-2  # of the mean of the diagonal, as GPTQ's damping
+_STILL = 1e-9  # of a mean square: a variance below it is rounding
 _MOST_CHANGE = 0.5  # of the weight's norm: beyond it the correction fits noise
 
 
@@ -31,6 +32,19 @@ class Objective:
     weight: Floats
     gram: Floats
     n_rows: int = 1
+
+    def centered(self, total: Floats) -> Self:
+        """The same where a bias takes out the mean error: H of the inputs less their mean.
+
+        An input that never changes counts nothing.
+
+        Args:
+            total: sum of the inputs, shape (K,).
+        """
+        gram = self.gram - np.outer(total, total) / self.n_rows
+        still = np.diag(gram) <= _STILL * np.diag(self.gram)
+        gram[still] = gram[:, still] = 0.0
+        return replace(self, gram=gram)
 
     @classmethod
     def of_parts(cls, problem: LayerProblem) -> list[Self]:
@@ -67,6 +81,16 @@ class Objective:
         error = self.weight - values
         losses: Floats = np.einsum("kn,kn->n", error, self.gram @ error)
         return losses
+
+
+def mean_error(weight: Floats, quantized: Floats, mean: Floats) -> Floats:
+    """E[X W - X V] for each output, group after group.
+
+    Args:
+        weight, quantized: W and V, shape (n_parts, K, N).
+        mean: E[X], shape (n_parts, K).
+    """
+    return np.asarray(np.einsum("pk,pkn->pn", mean, weight - quantized).reshape(-1))
 
 
 def _corrected(weight: Floats, gram: Floats, cross: Floats) -> Floats:

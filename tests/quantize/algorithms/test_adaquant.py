@@ -1,5 +1,7 @@
 """AdaQuant against plain rounding where that is the best, and against the freedom it has."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,44 @@ def test_no_gain_for_a_while_ends_it() -> None:
     scheme = int4("adaquant", iterations=1000)
     problem = LayerProblem("fc", layer(4, 2, scheme).weight, scheme, inputs_of(x))
     assert find_layer_algorithm("adaquant").solve(problem).report["iterations"] == pytest.approx(201)
+
+
+def with_mean_inputs(method_options: dict, dtype: str = "int4") -> tuple[np.ndarray, LayerProblem]:
+    """Inputs far from zero, as those behind a Relu; 300 of them."""
+    x = np.abs(np.random.default_rng(5).normal(size=(300, 24))) + np.linspace(0, 3, 24)
+    scheme = int4("adaquant", symmetric=dtype == "int4", **method_options)
+    problem = LayerProblem("fc", layer(24, 6, scheme).weight, scheme, inputs_of(x), takes_shift=True)
+    return x, problem
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4"])
+def test_a_learned_bias_leaves_no_mean_error_and_less_error_than_a_bias_behind(dtype: str) -> None:
+    off = {}
+    for bias in (True, False):
+        x, problem = with_mean_inputs({"bias": bias}, dtype)
+        solution = find_layer_algorithm("adaquant").solve(problem)
+        plain = Rounded.plainly(problem.weight, problem.scheme)
+        grid = replace(plain.grid, scale=solution.scale, zero_point=solution.zero_point)
+        error = x @ (problem.weight[0] - grid.values(solution.codes)[0])
+        shift = error.mean(axis=0) if solution.shift is None else solution.shift
+        assert (error - shift).mean(axis=0) == pytest.approx(0, abs=1e-9)
+        off[bias] = np.square(error - shift).sum() / len(x)
+        if bias:
+            assert solution.report["loss"] == pytest.approx(off[bias])
+    assert off[True] < off[False]
+
+
+def test_no_bias_is_learned_for_an_op_that_has_none_or_in_sequence() -> None:
+    _, problem = with_mean_inputs({"bias": True})
+    _, in_sequence = with_mean_inputs({"bias": True, "sequential": True})
+    for each in (replace(problem, takes_shift=False), in_sequence):
+        assert find_layer_algorithm("adaquant").solve(each).shift is None
+
+
+def test_an_input_that_never_changes_is_left_to_the_bias() -> None:
+    _, problem = with_mean_inputs({"bias": True, "scale": "minmax", "refine_scale": False})
+    x = np.abs(np.random.default_rng(5).normal(size=(300, 24)))
+    x[:, [3, 9]] = 7.0
+    still = replace(problem, inputs=inputs_of(x))
+    codes = find_layer_algorithm("adaquant").solve(still).codes
+    assert np.array_equal(codes[0, [3, 9]], Rounded.plainly(problem.weight, problem.scheme).codes[0, [3, 9]])

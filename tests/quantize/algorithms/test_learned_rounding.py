@@ -44,7 +44,10 @@ def problems(draw: st.DrawFn) -> LayerProblem:
     x = rng.normal(size=(n_parts, n_rows, n_inputs)) * draw(st.sampled_from([1, 1e-15, 1e12]))
     x[..., rng.random(n_inputs) < draw(st.sampled_from([0, 0.3, 1]))] = 0
     group_size = 4 if granularity == "per_group" else None
+    options: tuple[tuple[str, int], ...]
     options = (("iterations", 30),) if method != "seqmse" else (("candidates", 8),)
+    if method == "adaquant" and draw(st.booleans()):
+        options = (("bias", True), *options)
     scheme = Scheme(dtype, symmetric, granularity, group_size, method, options=options)
     cross = draw(st.booleans())
     return LayerProblem(
@@ -52,6 +55,7 @@ def problems(draw: st.DrawFn) -> LayerProblem:
         weight.astype(np.float32).astype(np.float64),
         scheme,
         inputs_of(x, x + rng.normal(size=x.shape) * np.abs(x) / 10 if cross else None),
+        takes_shift=draw(st.booleans()),
     )
 
 
