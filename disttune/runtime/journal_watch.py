@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from disttune.config.errors import DisttuneError
-from disttune.runtime.journal import Journal
+from disttune.runtime.journal_writer import Journal
 
 PATIENCE_S = 30.0  # of refusals, after which results count that are in memory alone
 

@@ -17,7 +17,8 @@ from disttune.config.recipes import REDUCE_RANGE
 from disttune.runtime.batch_job import RESERVE_S, batch_end_at
 from disttune.runtime.crew import Crew
 from disttune.runtime.hosts import binding_warning, memory_files_warning, reduced_range, share_threads
-from disttune.runtime.journal import Journal, JournalContents
+from disttune.runtime.journal import JournalContents
+from disttune.runtime.journal_writer import Journal
 from disttune.runtime.listener import Listener, Opening
 from disttune.runtime.messages import OpenFile, ToMaster, Welcome
 from disttune.runtime.recording import JournalRecording

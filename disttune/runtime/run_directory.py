@@ -19,7 +19,8 @@ from typing import Any, Self
 from disttune.config.errors import DisttuneError, RunDirectoryError
 from disttune.config.job import default_fingerprint
 from disttune.runtime.atomic_write import remove_temporaries, write_atomically
-from disttune.runtime.journal import Journal, JournalContents, encode_line, is_journal, read_journal
+from disttune.runtime.journal import JournalContents, encode_line, is_journal, read_journal
+from disttune.runtime.journal_writer import Journal
 from disttune.runtime.lock import RunLock
 from disttune.runtime.records import JobRecord
 from disttune.runtime.semantics import semantic_changes

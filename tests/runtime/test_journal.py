@@ -10,14 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disttune.config.errors import JournalError
-from disttune.runtime.journal import (
-    Journal,
-    JournalContents,
-    encode_line,
-    is_journal,
-    parse_journal,
-    read_journal,
-)
+from disttune.runtime.journal import JournalContents, encode_line, is_journal, parse_journal, read_journal
+from disttune.runtime.journal_writer import Journal
 from disttune.runtime.records import DeadlineRecord, Record
 from tests.runtime.sample_records import ANY_RECORD, job_record, one_of_each
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from disttune.runtime.journal import Journal, read_journal
+from disttune.runtime.journal import read_journal
 from disttune.runtime.journal_watch import JournalWatch, UnwrittenError
+from disttune.runtime.journal_writer import Journal
 from tests.runtime.sample_records import one_of_each
 from tests.runtime.test_journal_writing import largest_file
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from disttune.config.errors import InternalError, JournalError
-from disttune.runtime.journal import Journal, JournalContents, encode_line, read_journal
+from disttune.runtime.journal import JournalContents, encode_line, read_journal
+from disttune.runtime.journal_writer import Journal
 from disttune.runtime.records import Record, ResultRecord, SessionRecord
 from tests.runtime.sample_records import job_record, one_of_each, result_record
 
@@ -233,7 +234,7 @@ def test_wait_gives_up_when_time_is_up(tmp_path: Path, monkeypatch: pytest.Monke
 WRITER = """
 import sys
 from pathlib import Path
-from disttune.runtime.journal import Journal
+from disttune.runtime.journal_writer import Journal
 from tests.runtime.sample_records import job_record, result_record
 journal = Journal(Path(sys.argv[1]), group_s=0.0)
 journal.append(job_record())

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from disttune.config.errors import JournalError, RunDirectoryError
-from disttune.runtime.journal import Journal, JournalContents, read_journal
+from disttune.runtime.journal import JournalContents, read_journal
+from disttune.runtime.journal_writer import Journal
 from disttune.runtime.records import JobRecord, Record
 from disttune.runtime.run_directory import RunDirectory, job_differences, version_differences
 from disttune.runtime.semantics import CHANGES, semantics
