@@ -64,9 +64,11 @@ def layers_of(model: FloatModel, configs: Mapping[str, OpConfig], schemes: Tenso
         inputs = schemes.copies.inputs_of(node)
         for i in WEIGHT_INPUTS.get(node.op_type, ()):
             if i in node.float_constants:
-                _check(node, config)
-                if is_rounded_here(config.weight, model.rank(node.inputs[i])):
+                if config.approach != "dynamic" and is_rounded_here(
+                    config.weight, model.rank(node.inputs[i])
+                ):
                     continue
+                _check(node, config)
                 key = schemes.copies.origin(inputs[i]), schemes.constants[inputs[i]]
                 readers.setdefault(key, []).append(node)
     return [_layer(weight, scheme, nodes) for (weight, scheme), nodes in readers.items()]

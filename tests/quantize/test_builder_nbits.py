@@ -186,3 +186,37 @@ def test_every_matrix_of_an_attention_block_runs() -> None:
     model = build(t, ops)
     assert node_types(model)["MatMulNBits"] == len(ops) >= 2
     assert np.isfinite(run(model, t)).all()
+
+
+def table(n_words: int, width: int) -> ModelProto:
+    """embed: y (N, T, width) = rows ids (N, T) of a table, and a MatMul of it."""
+    g = Graph(seed=4)
+    h = g.node("Gather", g.weight("words", n_words, width), "ids", name="embed")
+    g.node("MatMul", h, g.weight("w", width, 8), name="fc", output="y")
+    ids = value("ids", ["N", "T"], onnx.TensorProto.INT64)
+    return g.model([ids], [value("y", ["N", "T", 8])])
+
+
+@pytest.mark.parametrize("dtype", ["uint4", "int4", "uint8", "int8"])
+@pytest.mark.parametrize("method", ["minmax", "rtn"])
+@pytest.mark.parametrize(("n_words", "width", "block"), [(30, 64, 32), (7, 48, 16)])
+def test_rows_of_a_table_are_looked_up_as_codes(
+    dtype: str, method: str, n_words: int, width: int, block: int
+) -> None:
+    model = table(n_words, width)
+    t = Pair(model)
+    t.feeds = [{"ids": np.arange(n_words).reshape(1, -1)}]
+    config = alone(dtype, not dtype.startswith("u"), block, method)
+    nodes, qdq = (build(t, {"embed": config}, form) for form in ("matmulnbits", "qdq"))
+    assert "GatherBlockQuantized" in node_types(nodes)
+    assert count_quantized(nodes) > 0
+    np.testing.assert_allclose(run(nodes, t), run(qdq, t), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "block"), [("uint4", 40), ("uint4", 24), ("uint2", 16)])
+def test_other_tables_have_a_dequantizelinear(dtype: str, block: int) -> None:
+    t = Pair(table(30, 64))
+    t.feeds = [{"ids": np.arange(30).reshape(1, -1)}]
+    made = build(t, {"embed": alone(dtype, False, block, "minmax")})
+    assert "GatherBlockQuantized" not in node_types(made)
+    assert "DequantizeLinear" in node_types(made)

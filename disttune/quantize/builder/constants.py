@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from disttune.config.schemes import FLOAT8_DTYPES, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.bias import bias_codes
 from disttune.quantize.builder.encode import ONNX_TYPES, encode
-from disttune.quantize.builder.nbits_tensors import NBits, nbits_as_arrays, nbits_from_arrays, nbits_of
+from disttune.quantize.builder.nbits_tensors import Form, NBits, nbits_as_arrays, nbits_from_arrays, nbits_of
 from disttune.quantize.builder.rounded_matrix import is_rounded_here, rounded_matrix
 from disttune.quantize.builder.tensor_schemes import ConstantScheme
 from disttune.quantize.digest import describe_tensor, describe_values
@@ -92,7 +93,7 @@ class ConstantStore:
         self._biases: dict[tuple[object, ...], QuantizedBias | None] = {}
         self._solved: dict[tuple[str, ConstantScheme], Solved] = {}
         self._input_scales: dict[tuple[str, ConstantScheme], Floats | None] = {}
-        self._nbits: dict[tuple[str, ConstantScheme, bool], NBits] = {}
+        self._nbits: dict[tuple[str, ConstantScheme, Form], NBits] = {}
 
     def array(self, name: str) -> Floats:
         """Values of a float constant; not to be written to."""
@@ -112,8 +113,8 @@ class ConstantStore:
         self._input_scales[name, scheme] = input_scale
         for key in [key for key in self._constants if key[:2] == (name, scheme)]:
             del self._constants[key]
-        for is_turned in (False, True):
-            self._nbits.pop((name, scheme, is_turned), None)
+        for form in get_args(Form):
+            self._nbits.pop((name, scheme, form), None)
         self._solved[name, scheme] = solved
 
     def input_scale(self, name: str, scheme: ConstantScheme) -> Floats | None:
@@ -124,16 +125,12 @@ class ConstantStore:
         """A constant's codes: rounded right here, or those that an algorithm has found before."""
         return self._once((name, scheme), scheme.scheme, lambda: self._weight(name, scheme))
 
-    def nbits(self, name: str, scheme: ConstantScheme, is_turned: bool) -> NBits:
-        """The codes of a matrix for MatMulNBits.
-
-        Args:
-            is_turned: whether the matrix is (N, K).
-        """
-        key = (name, scheme, is_turned)
+    def nbits(self, name: str, scheme: ConstantScheme, form: Form) -> NBits:
+        """The codes of a matrix for MatMulNBits, or of a table for GatherBlockQuantized."""
+        key = (name, scheme, form)
         if key not in self._nbits:
             with _naming(name):
-                self._nbits[key] = self._shared_nbits(name, scheme, is_turned)
+                self._nbits[key] = self._shared_nbits(name, scheme, form)
         return self._nbits[key]
 
     def transposed(self, name: str, scheme: Scheme) -> QuantizedConstant:
@@ -239,15 +236,15 @@ class ConstantStore:
         solved = self._solved.get((name, scheme))  # type: ignore[arg-type]
         return solved.key if solved else ""
 
-    def _shared_nbits(self, name: str, scheme: ConstantScheme, is_turned: bool) -> NBits:
+    def _shared_nbits(self, name: str, scheme: ConstantScheme, form: Form) -> NBits:
         """As `_shared`."""
 
         def made() -> NBits:
-            return nbits_of(self._weight(name, scheme), is_turned)
+            return nbits_of(self._weight(name, scheme), form)
 
         if self._shelf is None or math.prod(self._tensors[name].dims) < SMALLEST_BYTES:
             return made()
-        key = self._shelf_key(name, f"nbits {is_turned} {scheme!r} {self._solved_key(name, scheme)}")
+        key = self._shelf_key(name, f"nbits {form} {scheme!r} {self._solved_key(name, scheme)}")
         arrays = self._shelf.find(key)
         if arrays is None:
             arrays = self._shelf.keep(key, nbits_as_arrays(made()))

@@ -1,5 +1,6 @@
 """MatMulNBits: a MatMul or Gemm whose weight alone has codes, as one node of com.microsoft.
 
+A Gather that looks up rows of a table becomes a GatherBlockQuantized: what it reads alone gets values.
 What has no such form (a weight of three dimensions, other types or sizes of groups, a Gemm with transA, alpha
 or beta) stays a DequantizeLinear in front of the op. The bias of a Gemm is added behind the node.
 """
@@ -10,12 +11,13 @@ from disttune.config.schemes import FLOAT8_DTYPES, OpConfig, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.quantize.builder.constants import ConstantStore, Floats
 from disttune.quantize.builder.float_model import FloatModel, FloatNode
-from disttune.quantize.builder.nbits_tensors import LEAST_BLOCK, NBits
+from disttune.quantize.builder.nbits_tensors import LEAST_BLOCK, Form, NBits
 from disttune.quantize.builder.tensor_schemes import ConstantScheme, WeightCopies, weight_axis
 from disttune.quantize.builder.writer import MS_DOMAIN, ModelWriter
 from disttune.quantize.summary import int_attribute
 
 OP_TYPES = ("MatMul", "Gemm")
+_TABLE_DTYPES = ("int4", "uint4", "int8", "uint8")
 
 
 def nbits_ops(model: FloatModel, configs: Mapping[str, OpConfig]) -> frozenset[str]:
@@ -55,7 +57,7 @@ class NBitsWriter:
         self._copies = copies
         self._configs = configs
         self._accuracy_level = accuracy_level
-        self._names: dict[tuple[str, ConstantScheme, bool], tuple[str, ...]] = {}
+        self._names: dict[tuple[str, ConstantScheme, Form], tuple[str, ...]] = {}
 
     def input_scale(self, node: FloatNode) -> Floats | None:
         """What an op's data has to be divided by."""
@@ -69,7 +71,10 @@ class NBitsWriter:
             reads: what it reads instead of its inputs; that of the weight does not count.
             outputs: what it writes instead of its outputs.
         """
-        constants = self._store.nbits(*self._weight(node), _is_turned(node))
+        constants = self._store.nbits(*self._weight(node), _form(node))
+        if node.op_type == "Gather":
+            self._write_table(node, reads, outputs, constants)
+            return
         inputs = (reads[0], *self._constants(node, constants))
         attributes = {"K": constants.n_rows, "N": constants.n_columns, "bits": constants.bits}
         attributes["block_size"] = constants.block_size
@@ -82,6 +87,21 @@ class NBitsWriter:
         if bias:
             self._writer.add_node("Add", (product, bias), outputs, f"{node.name}_Add")
 
+    def _write_table(
+        self, node: FloatNode, reads: Sequence[str], outputs: Sequence[str], constants: NBits
+    ) -> None:
+        codes, *rest = self._constants(node, constants)
+        attributes = {
+            "gather_axis": 0,
+            "quantize_axis": 1,
+            "block_size": constants.block_size,
+            "bits": constants.bits,
+        }
+        name = f"{node.name}_Q{constants.bits}"
+        self._writer.add_node(
+            "GatherBlockQuantized", (codes, reads[1], *rest), outputs, name, attributes, MS_DOMAIN
+        )
+
     def _level(self, node: FloatNode) -> int:
         """Accuracy level that the op's own scheme asks for, else the job's."""
         scheme = self._configs[node.name].weight
@@ -93,13 +113,13 @@ class NBitsWriter:
         """Name in the float model, and scheme."""
         scheme = self._configs[node.name].weight
         assert scheme is not None
-        weight = self._copies.origin(self._copies.inputs_of(node)[1])
+        weight = self._copies.origin(self._copies.inputs_of(node)[_position(node)])
         return weight, ConstantScheme(scheme, weight_axis(node, scheme, 2))
 
     def _constants(self, node: FloatNode, constants: NBits) -> tuple[str, ...]:
         """Names of codes, scales and zero points in the model."""
         weight, scheme = self._weight(node)
-        key = (weight, scheme, _is_turned(node))
+        key = (weight, scheme, _form(node))
         if key not in self._names:
             named = [(f"{weight}_Q{constants.bits}", constants.codes), (f"{weight}_scales", constants.scale)]
             if constants.zero_point is not None:
@@ -108,13 +128,24 @@ class NBitsWriter:
         return self._names[key]
 
 
-def _is_turned(node: FloatNode) -> bool:
-    """Whether a node's weight is (N, K)."""
-    return node.op_type == "Gemm" and int_attribute(node.message, "transB", 0) == 1
+def _position(node: FloatNode) -> int:
+    """Which input of a node is its weight."""
+    return 0 if node.op_type == "Gather" else 1
+
+
+def _form(node: FloatNode) -> Form:
+    """How a node's weight is held."""
+    if node.op_type == "Gather":
+        return "table"
+    return "turned" if int_attribute(node.message, "transB", 0) == 1 else "matrix"
 
 
 def _has_form(model: FloatModel, node: FloatNode, config: OpConfig) -> bool:
-    if config.approach != "weight_only" or node.op_type not in OP_TYPES or 1 not in node.float_constants:
+    if config.approach != "weight_only" or _position(node) not in node.float_constants:
+        return False
+    if node.op_type == "Gather":
+        return _has_table_form(model, node, config)
+    if node.op_type not in OP_TYPES:
         return False
     shape = tuple(model.constants[node.inputs[1]].dims)
     if len(shape) != 2 or 0 in shape or config.weight is None or not _fits(config.weight):
@@ -135,3 +166,12 @@ def _fits(scheme: Scheme) -> bool:
         return False
     size = scheme.group_size if scheme.granularity == "per_group" else LEAST_BLOCK
     return size is not None and size >= LEAST_BLOCK and size & (size - 1) == 0
+
+
+def _has_table_form(model: FloatModel, node: FloatNode, config: OpConfig) -> bool:
+    """Whole groups of 4 or 8 bits in rows that are looked up."""
+    shape, scheme = tuple(model.constants[node.inputs[0]].dims), config.weight
+    if len(shape) != 2 or 0 in shape or scheme is None or scheme.granularity != "per_group":
+        return False
+    fits = scheme.dtype in _TABLE_DTYPES and _fits(scheme) and shape[1] % (scheme.group_size or 1) == 0
+    return fits and int_attribute(node.message, "axis", 0) == 0

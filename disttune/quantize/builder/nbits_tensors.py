@@ -7,12 +7,13 @@ Rules:
    filled up with zeros.
 3. Zero points (N, n_blocks) are packed row by row, filled up with the middle code; left out where all are the
    middle code, as symmetric codes have it or can be shifted to; float32 where they lie between codes.
+4. A table of N rows for GatherBlockQuantized has full blocks and codes of shape (N, K * bits / 8).
 Source: onnxruntime 1.31, ContribOperators.md and matmul_nbits_quantizer.py; its CPU provider runs 2, 4 and 8
 bits, float32 zero points with up to 4.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ _LARGEST_BLOCK = 256  # for one scale of many rows
 _SCALE_BYTES = 4
 _FLOAT_ZERO_BITS = 4
 _CODES_AT_ONCE = 2**22  # of a large matrix several copies are made on the way
+# A matrix (K, N); turned (N, K); a table (N, K) whose rows are looked up.
+Form = Literal["matrix", "turned", "table"]
 _TENSORS = ("codes", "scale", "zero_point")
 
 
@@ -51,16 +54,17 @@ class NBits:
     zero_point: TensorProto | None
 
 
-def nbits_of(weight: QuantizedWeight, is_turned: bool) -> NBits:
+def nbits_of(weight: QuantizedWeight, form: Form) -> NBits:
     """A weight as rule 2 has it.
 
     Args:
-        weight: of a matrix, (K, N).
-        is_turned: whether it is (N, K).
+        weight: of a matrix.
+        form: how it is held, and rule 4.
     Raises:
         TrialError: its zero points have no form.
     """
     bits, offset = _bits(weight.dtype)
+    is_turned = form != "matrix"
     codes = weight.codes if is_turned else weight.codes.T
     n_columns, n_rows = codes.shape
     block_size = weight.block_size or _cheapest_block(n_rows, bits)
@@ -90,6 +94,8 @@ def nbits_of(weight: QuantizedWeight, is_turned: bool) -> NBits:
         padded = np.zeros((len(some), n_blocks * block_size), np.uint8)
         padded[:, :n_rows] = some.astype(np.int32) + offset
         blocks[start : start + step] = _packed(padded, bits, 0).reshape(len(some), n_blocks, -1)
+    if form == "table":
+        blocks = blocks.reshape(n_columns, -1)
     return NBits(
         n_rows, n_columns, bits, block_size,
         numpy_helper.from_array(blocks), numpy_helper.from_array(scale), zero_point,
