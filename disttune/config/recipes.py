@@ -93,6 +93,11 @@ _ALL = (
         needs="cross_layer_equalization",
     ),
     Recipe(
+        "cross_layer_equalization_gate", (False, True), False, False,
+        "Whether layers are equalized only where rounding is predicted to cost their outputs less by it.",
+        needs="cross_layer_equalization",
+    ),
+    Recipe(
         "smooth_quant", (False, True), False, False,
         "Whether outliers of activations are moved into the weights that read them (SmoothQuant).",
     ),

@@ -26,6 +26,7 @@ from disttune.quantize.engine import EngineSettings
 from disttune.quantize.equivalence import MOST_DIFFERENCE, N_CHECKED, largest_difference
 from disttune.quantize.layer_solver import LayerSolver
 from disttune.quantize.layers import has_layers
+from disttune.quantize.passes.cross_layer_equalization import FOR_ONE_SCALE, GATE
 from disttune.quantize.passes.graph_pass import ORDER, find_pass
 from disttune.quantize.passes.smooth_quant import ALPHA, PER_TENSOR
 from disttune.quantize.sequential_correction import correct_sequentially, shifted
@@ -46,6 +47,8 @@ from disttune.space.candidate import Candidate
 
 CORRECTIONS = ("weight_correction", "fast_bias_correction", "bias_correction")
 WEIGHT_CORRECTION, FAST_BIAS_CORRECTION, BIAS_CORRECTION = CORRECTIONS
+# Recipes that look at how many scales weights have, and what tells them that it is one.
+HINTS = {(ALPHA, "auto"): PER_TENSOR, (GATE, True): FOR_ONE_SCALE}
 _KEPT = 4  # a variant costs as much memory as the model
 Recipes = tuple[tuple[str, RecipeValue], ...]
 Feed = Mapping[str, np.ndarray]
@@ -83,8 +86,8 @@ def variant_recipes(candidate: Candidate) -> Recipes:
     """The recipes of a candidate that change its float graph, with those that go with them by name."""
     passes = [name for name in ORDER if dict(candidate.recipes).get(name)]
     own = tuple((r, v) for r, v in candidate.recipes if any(_belongs(r, name) for name in passes))
-    if (ALPHA, "auto") in own and _is_mostly_per_tensor(candidate):
-        own = (*own, (PER_TENSOR, True))
+    if not HINTS.keys().isdisjoint(own) and _is_mostly_per_tensor(candidate):
+        own = (*own, *((hint, True) for recipe, hint in HINTS.items() if recipe in own))
     return own
 
 

@@ -79,7 +79,8 @@ def equalized(position: Position) -> list[Candidate]:
         return []
     on = {"cross_layer_equalization": True}
     both = {**on, "cross_layer_equalization_absorb_bias": True}
-    return _new(position.best, [with_recipes(position.best, on), with_recipes(position.best, both)])
+    gated = {**on, "cross_layer_equalization_gate": True}
+    return _new(position.best, [with_recipes(position.best, recipes) for recipes in (on, both, gated)])
 
 
 def smoothed_ops(position: Position) -> list[str]:

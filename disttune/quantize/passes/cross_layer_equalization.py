@@ -11,6 +11,8 @@ For a link from W1 to W2 (see `layer_links`) with r1, r2 the largest weights of 
    bias of W1 to that of W2, where W2 has no padding and nothing but Relu and poolings that keep a shift are
    between: c = max(0, least value before Relu) for each channel; without Relu the middle of least and
    largest value.
+6. With `cross_layer_equalization_gate`, links are left out for which `link_noise` predicts more noise by it:
+   equal weights may come with unequal activations. What is left is equalized anew, until none is left out.
 
 Source: Nagel et al. 2019 (arXiv:1906.04721), sections 4.1 and 4.2, appendix A. There one goes through all
 layers once, only Conv takes part, c comes from BatchNorm's parameters and is 3 deviations below the mean
@@ -30,9 +32,12 @@ from disttune.quantize.editing import GraphEditor
 from disttune.quantize.linear import Floats
 from disttune.quantize.passes.graph_pass import PassResult, register_pass
 from disttune.quantize.passes.layer_links import Link, bounds, find_links
+from disttune.quantize.passes.link_noise import link_noise, noise_tensors
 from disttune.quantize.statistics.channels import ChannelStatistics
 
 ABSORB_BIAS = "cross_layer_equalization_absorb_bias"
+GATE = "cross_layer_equalization_gate"
+FOR_ONE_SCALE = "cross_layer_equalization_per_tensor"  # not a user's: weights have one scale each
 _MAX_SWEEPS = 40
 _CONVERGED = 1e-3  # of |log S|
 _LARGEST = 64.0
@@ -45,7 +50,7 @@ class CrossLayerEqualization:
     """See the module."""
 
     def channel_tensors(self, model: ModelProto, recipes: Mapping[str, RecipeValue]) -> Mapping[str, int]:
-        """What Clips read, and what Relus read where a bias may be absorbed."""
+        """What Clips read, what Relus read where a bias may be absorbed, and what rule 6 looks at."""
         links, _ = find_links(GraphEditor(model))
         absorbs = recipes.get(ABSORB_BIAS) is True
         tensors: dict[str, int] = {}
@@ -54,6 +59,8 @@ class CrossLayerEqualization:
                 tensors[clip.input[0]] = 1 if link.is_image_at(clip) else -1
             if absorbs and _may_absorb(link):
                 tensors[link.first.output] = 1 if link.first.is_image else -1
+            if recipes.get(GATE) is True:
+                tensors |= noise_tensors(link)
         return tensors
 
     def apply(
@@ -65,6 +72,10 @@ class CrossLayerEqualization:
         """See `GraphPass.apply`."""
         editor = GraphEditor(model)
         links, skipped = find_links(editor)
+        if recipes.get(GATE) is True:
+            worse = _worse(model, channels, per_tensor=recipes.get(FOR_ONE_SCALE) is True)
+            links = [link for link in links if link.name not in worse]
+            skipped |= worse
         if not links:
             return PassResult(model, (), skipped)
         factors = equalize(links)
@@ -80,6 +91,31 @@ class CrossLayerEqualization:
         for linear in {id(x): x for link in links for x in (link.first, *link.seconds)}.values():
             linear.store()
         return PassResult(editor.finish(), tuple(changed), skipped)
+
+
+def _worse(
+    model: ModelProto, channels: Mapping[str, ChannelStatistics], *, per_tensor: bool
+) -> dict[str, str]:
+    """Rule 6: links that are left out, with the reason."""
+    left_out: dict[str, str] = {}
+    while True:
+        links, tried = (
+            [link for link in find_links(GraphEditor(model))[0] if link.name not in left_out] for _ in "ab"
+        )
+        if not links:
+            return left_out
+        new = {}
+        for link, factor in zip(links, equalize(tried), strict=True):
+            before, after = (
+                link_noise(link, each, channels, per_tensor=per_tensor)
+                for each in (np.ones_like(factor), factor)
+            )
+            if after > before:
+                loss = 10 * np.log10(after / before) if before > 0 else np.inf
+                new[link.name] = f"its outputs would lose {loss:.1f} dB"
+        if not new:
+            return left_out
+        left_out |= new
 
 
 def equalize(links: Sequence[Link]) -> list[Floats]:

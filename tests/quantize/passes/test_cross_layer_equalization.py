@@ -10,13 +10,15 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from disttune.quantize.digest import serialize
 from disttune.quantize.engine import EngineSettings, find_engine
 from disttune.quantize.equivalence import largest_difference
 from disttune.quantize.graph import prepare
+from disttune.quantize.passes.cross_layer_equalization import FOR_ONE_SCALE, GATE
 from disttune.quantize.summary import summarize
+from disttune.quantize.variants import variant_recipes
 from disttune.space.candidate import Candidate
 from tests.models import Graph, value
 from tests.quantize.engines import static
@@ -325,3 +327,81 @@ def _n_right(model: ModelProto, data: dict[str, np.ndarray]) -> int:
     session = onnxruntime.InferenceSession(serialize(model), providers=["CPUExecutionProvider"])
     logits = session.run(None, {"image": data["image"]})[0]
     return int((logits.argmax(axis=1) == data["labels"]).sum())
+
+
+def rows_of(n: int = 64, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    return [{"x": random.standard_normal((n, 6)).astype(np.float32)} for _ in range(2)]
+
+
+def two_layers(first: np.ndarray, second: np.ndarray) -> ModelProto:
+    """Channels of size `first`, read by weights of size `second`."""
+    g = Graph(4)
+    w1 = g.random.standard_normal((6, 8)).astype(np.float32) * first
+    w2 = g.random.standard_normal((8, 3)).astype(np.float32) * second[:, None]
+    h = g.node("Gemm", "x", g.constant("w1", w1.astype(np.float32)), name="first")
+    h = g.node("Relu", h, name="relu")
+    g.node("Gemm", h, g.constant("w2", w2.astype(np.float32)), name="second", output="y")
+    return g.model([value("x", ["N", 6])], [value("y", None)])
+
+
+def rounding_noise(model: ModelProto, samples: list[dict[str, np.ndarray]], per_tensor: bool) -> float:
+    """Oracle: mean squared error over power of the outputs, int8 weights and uint8 data in NumPy."""
+    x = np.concatenate([feed["x"] for feed in samples]).astype(np.float64)
+
+    def weight(name: str) -> np.ndarray:
+        w = constant(model, name).astype(np.float64)
+        step = np.abs(w).max() / 127 if per_tensor else np.abs(w).max(axis=0) / 127
+        return np.rint(w / step) * step
+
+    def biased(name: str, rows: np.ndarray) -> np.ndarray:
+        return rows + (constant(model, name, 2) if len(node(model, name).input) > 2 else 0)
+
+    hidden = np.maximum(biased("first", x @ weight("first")), 0)
+    step = hidden.max() / 255
+    found = biased("second", np.rint(hidden / step) * step @ weight("second"))
+    exact = np.maximum(biased("first", x @ constant(model, "first")), 0) @ constant(model, "second")
+    return float(np.square(found - biased("second", exact)).sum() / np.square(exact).sum())
+
+
+SPREAD = np.geomspace(0.02, 5, 8)
+
+
+def idle_weights() -> ModelProto:
+    """Every other channel has a large weight for an input that is all but zero."""
+    model = two_layers(np.ones(8), np.ones(8))
+    weight = next(t for t in model.graph.initializer if t.name == "w1")
+    changed = numpy_helper.to_array(weight).copy()
+    changed[0, ::2] = 60
+    weight.CopyFrom(numpy_helper.from_array(changed, "w1"))
+    return model
+
+
+@pytest.mark.parametrize("per_tensor", [True, False])
+@pytest.mark.parametrize(
+    ("model", "gains"),
+    [(two_layers(SPREAD, 1 / SPREAD), True), (idle_weights(), False)],
+    ids=["uneven channels", "idle weights"],
+)
+def test_the_gate_decides_as_the_measured_noise_does(model: ModelProto, gains: bool, per_tensor: bool):
+    model, samples = prepare(model), rows_of()
+    for feed in samples:
+        feed["x"][:, 0] *= 1e-3
+    always = applied(CLE, model, samples).model
+    before, after = (rounding_noise(m, samples, per_tensor) for m in (model, always))
+    assert (after < before) == gains or per_tensor, "no case of this kind"
+    one_scale = {FOR_ONE_SCALE: True} if per_tensor else {}
+    gated = applied(CLE, model, samples, **{GATE: True, **one_scale})
+    assert (gated.model is not model) == (after < before)
+    if gated.model is model:
+        assert "would lose" in gated.skipped["first and second"]
+    assert largest_difference(model, gated.model, samples) < 1e-5
+
+
+def test_the_gate_looks_at_how_many_scales_the_weights_of_a_candidate_have():
+    model = prepare(two_layers(SPREAD, np.ones(8)))
+    recipes = {CLE: True, GATE: True}
+    for per_channel in (True, False):
+        configs = {n.name: static(per_channel=per_channel) for n in model.graph.node}
+        hints = dict(variant_recipes(Candidate.of(configs, recipes)))
+        assert hints.get(FOR_ONE_SCALE, False) is not per_channel
