@@ -93,10 +93,8 @@ class Dispatch:
         """Let workers that nothing else waits for score parts of what others run."""
         if self._kept is not None or not 0 < len(self._running) < len(self._workers):
             return
-        in_parts = dict.fromkeys(e for e in self._running.values() if e.parts is not None)
-        if in_parts:
-            for rank, entry in splits.help(in_parts, self._workers.idle, now_s):
-                yield self._begin(rank, entry)
+        for rank, entry in splits.help(self._running.values(), self._workers.idle, now_s):
+            yield self._begin(rank, entry)
 
     def hand_out(self, run: StageRun, now_s: float) -> Iterator[Command]:
         """Give idle workers what waits."""

@@ -159,8 +159,14 @@ class Scheduler:
 
     def _may_split(self, entry: Entry) -> bool:
         """Whether ranks are going to be idle while this runs, and it is not run twice already."""
-        n_workers = self._dispatch.n_workers
-        return 1 == len(entry.ranks) < n_workers and self._course.stage.n_waiting < n_workers
+        if len(entry.ranks) > 1 or self._dispatch.n_workers == 1:
+            return False
+        return self._others_share < 1 if self._course.draws_no_more else not self._course.stage.n_waiting
+
+    @property
+    def _others_share(self) -> float:
+        """How much of a trial the ranks are going to be busy with what waits, if all take the same."""
+        return self._course.stage.n_waiting / self._dispatch.n_workers
 
     def _helper_built(self, entry: Entry, parts: Parts, event: ModelBuilt) -> None:
         if event.model_digest == parts.model_digest:
@@ -195,7 +201,7 @@ class Scheduler:
             return
         hands = max(len(entry.ranks), self._dispatch.n_workers // max(1, self._dispatch.n_entries))
         may_repeat = not self._course.stage.n_waiting
-        blocks = parts.take(rank, self._splits.size(parts, hands), now_s, may_repeat)
+        blocks = parts.take(rank, self._splits.size(parts, hands, self._others_share), now_s, may_repeat)
         if blocks is not None:
             self._tell(Evaluate(rank, assignment, entry.packed, blocks))
         elif len(entry.ranks) > 1:

@@ -9,6 +9,7 @@ together, in parts that are long enough for a message to cost little.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ LONGEST_PART_S = 0.25  # or the overhead, or a share of the evaluation, whicheve
 LONGEST_SHARE = 1 / 32
 LEARNING = 0.25  # weight of the latest overhead
 LOOK_EVERY = 0.05  # of an evaluation
+LOOK_FOR_NEW_EVERY = 0.005  # once more trials are split
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ class SplitTrials:
         self._evaluation_s = splitting.evaluation_s
         self._n_learnt = 0
         self._overhead_s: float | None = None
-        self._next_look_s = 0.0
+        self._looked_s = -math.inf
+        self._has_new = False
+        self._has_some = False  # as the last look found
 
     def learn(self, outcome: Outcome) -> None:
         """Take in how long a trial took."""
@@ -79,37 +83,44 @@ class SplitTrials:
         if self._evaluation_s < max(GAIN * overhead_s, 4 * SHORTEST_PART_S) or self._n_blocks < 2:
             return False
         entry.parts = Parts(self._n_blocks, model_digest, self._evaluation_s)
-        self._next_look_s = 0.0
+        self._has_new = True
         return True
 
-    def size(self, parts: Parts, hands: int) -> int:
+    def size(self, parts: Parts, hands: int, busy_share: float) -> int:
         """Blocks of the next part.
 
         Args:
             hands: ranks that work on the trial, or could.
+            busy_share: of an evaluation, during which no other rank is going to be idle.
         """
-        longest_s = max(LONGEST_PART_S, self._overhead_s or 0.0, LONGEST_SHARE * parts.evaluation_s)
+        share = max(LONGEST_SHARE, busy_share)
+        longest_s = max(LONGEST_PART_S, self._overhead_s or 0.0, share * parts.evaluation_s)
         part_s = min(longest_s, parts.waiting_s / (2 * hands))
         return (
             max(1, round(max(SHORTEST_PART_S, part_s) / parts.block_s)) if parts.block_s else parts.n_blocks
         )
 
     def help(
-        self, entries: Iterable[Entry], idle: Callable[[], Iterable[int]], now_s: float
+        self, running: Iterable[Entry], idle: Callable[[], Iterable[int]], now_s: float
     ) -> list[tuple[int, Entry]]:
-        """Idle ranks and what they should help with; each goes where most is left for each rank."""
-        if now_s < self._next_look_s:
+        """Idle ranks and what they should help with; each goes where most is left for each rank.
+
+        It looks at what runs now and then only, sooner when another trial has begun to be split.
+        """
+        every = (LOOK_FOR_NEW_EVERY if self._has_new else LOOK_EVERY) if self._has_some else 0.0
+        if not (self._has_new or self._has_some) or now_s - self._looked_s < every * self._evaluation_s:
             return []
-        self._next_look_s = now_s + LOOK_EVERY * self._evaluation_s
+        self._looked_s, self._has_new, self._has_some = now_s, False, False
         worth_s = max(GAIN * (self._overhead_s or 0.0), SHORTEST_PART_S)
         heap: list[tuple[float, int, Entry]] = []
         found: list[tuple[int, Entry]] = []
         ranks = iter(idle())
         hands: dict[int, int] = {}
-        for entry in entries:
+        for entry in dict.fromkeys(running):
             parts = entry.parts
             if parts is None or not parts.takes_helpers or parts.complete:
                 continue
+            self._has_some = True
             if parts.is_overdue(now_s):
                 if len(entry.ranks) == parts.n_running and (rank := next(ranks, None)) is not None:
                     found.append((rank, entry))

@@ -129,6 +129,20 @@ def test_two_hundred_trials_that_all_ranks_are_busy_with_are_not_split_before_th
     assert split.time_s < 3.3 * 10.1  # 200 / 64 is 3.125
 
 
+def test_trials_of_a_lazy_stage_are_not_split_while_more_can_be_drawn():
+    items = [small_space(8)[i] for i in range(200)]
+    stage = Stage("lazy", iter(items), goal_stops=False)
+    found = simulate(
+        SimulatedJob(
+            lambda: Listed(stage), small_space(8), landscape(1), policy=BUDGET, n_blocks=100, build_s=0.1,
+            evaluation_s=10.0, duration_s=lambda item, rank: 10.0,
+        ),
+        8,
+    )  # fmt: skip
+    assert found.n_evaluations >= 200 - 2 * 8
+    assert 0 < found.n_parts < 20 * 16
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     n_ranks=st.integers(1, 40),
