@@ -31,7 +31,7 @@ from disttune.quantize.editing import GraphEditor
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.half_tensors import HALF_TYPES, HalfTensors
 from disttune.quantize.statistics.shapes import element_types
-from disttune.quantize.topology import default_opset
+from disttune.quantize.topology import default_opset, subgraphs
 from disttune.space.candidate import Candidate
 
 LARGEST_FLOAT16 = 65504.0
@@ -146,6 +146,8 @@ class _HalfWriter:
             self._types[node.name], self._places[node.name] = kind, places
 
     def _why_not(self, node: NodeProto, kind: str, places: "_Places") -> str:
+        if any(True for _ in subgraphs(node)):
+            return f"the graphs inside {node.op_type} are of float32"
         if not places.inputs and not places.outputs:
             return f"{node.op_type} has no {kind} at opset {self._opset}"
         for i in places.inputs:

@@ -10,11 +10,12 @@ CPU provider finds the patterns that it fuses:
 3. Pad shares where what it pads with has a code: a value of the input, or zero.
 4. Relu and Clip are quantized where their input has codes. They go away where the lowest code of their
    output means zero and nothing else reads their input: quantizing clips as they do. Their input takes
-   the range of their output where they stay.
+   the range of their output where they stay, unless it is an output of the model.
 5. The output of Softmax has the range 0 to 1.
 6. An op of a type that keeps its outputs in float gives them no codes; an op that reads one still may.
 What onnxruntime's quantizer does otherwise: it fails on a Relu of a constant; it removes a Relu whose
-input a graph inside a node reads; with rule 6 it removes a Relu that then nothing stands for, and Gather
+input a graph inside a node reads; it clips an output of the model to the range of a Relu or Clip behind it;
+with rule 6 it removes a Relu that then nothing stands for, and Gather
 gives its output codes all the same.
 """
 
@@ -89,7 +90,7 @@ def range_sources(model: FloatModel, ops: Collection[str], ranged: Collection[st
             sources[node.outputs[0]] = UNIT_RANGE
         elif node.op_type in ("Relu", "Clip") and model.n_reads[node.inputs[0]] == 1:
             before, after = node.inputs[0], node.outputs[0]
-            if before in sources and after in sources:
+            if before in sources and after in sources and before not in model.outputs:
                 sources[before] = sources[after]
     return sources
 

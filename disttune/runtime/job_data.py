@@ -48,7 +48,7 @@ from disttune.runtime.replica_shelf import ReplicaShelf
 from disttune.runtime.start_messages import Functions, Load
 from disttune.runtime.statistics_work import mapped
 from disttune.space.capability import load_capability
-from disttune.space.space import half_fallbacks, half_ops
+from disttune.space.float_types import half_fallbacks, half_ops
 from disttune.space.summary import ModelSummary
 
 OWN_FILES = [p for p in Path(disttune.__file__).parent.iterdir() if p.name != "examples"]

@@ -9,23 +9,25 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from disttune.config.errors import InputError
 from disttune.config.nearest import unknown_name
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.recipes import PREPARING, RECIPES, REDUCE_RANGE, RecipeValue, op_types_of
-from disttune.config.schemes import FLOAT32, HALF_DTYPES, METHODS, OpConfig, Scheme
+from disttune.config.schemes import FLOAT32, METHODS, OpConfig, Scheme
 from disttune.config.weight_methods import WEIGHT_METHODS
 from disttune.space.candidate import Candidate
 from disttune.space.capability import APPROACHES, WEIGHT_ONLY, Capability, CapabilityRow
 from disttune.space.float_recipes import FLOAT_RECIPES, resolve_float_recipes
+from disttune.space.float_types import float_types_of, half_ops, user_options
 from disttune.space.merge import UserOptions
 from disttune.space.options import op_options
 from disttune.space.precisions import Precision, model_precisions
 from disttune.space.presets import whole_model_presets
 from disttune.space.summary import ModelSummary, OpSummary
 from disttune.space.tree import Choice, Product, Sum, count_text
+
+_MATRIX = 2  # dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ def build_space(
     rows = capability.select(
         APPROACHES if quantization.approach == "auto" else (quantization.approach,), placement, methods
     )
-    user = _user_options(summary, capability, quantization)
+    user = user_options(summary, capability, quantization)
     options, in_float = _options_by_op(summary, rows, user)
     _check_op_types(quantization, summary)
     recipes = resolve_float_recipes(summary, options, quantization.recipes)
@@ -228,7 +230,9 @@ def build_space(
             ),
         ),
     )
-    space = replace(space, **_float_types(summary, space, capability, user))
+    asked = {op.name: user.fallbacks(op) for op in summary.ops if op.name in options}
+    float_types, fallbacks = float_types_of(asked, capability)
+    space = replace(space, float_types=float_types, fallbacks=fallbacks)
     alone = {WEIGHT_ONLY} if "int8" in capability.weights_alone else set()
     buildable = frozenset(approaches) - ({WEIGHT_ONLY} - alone)
     if quantization.approach == WEIGHT_ONLY:
@@ -241,7 +245,7 @@ def build_space(
         return space
     dynamic = capability.select(("dynamic",), placement, methods)
     taken = frozenset(methods) & capability.methods("static")
-    again = _user_options(summary, capability, quantization)  # keeps its own account of what was used
+    again = user_options(summary, capability, quantization)  # keeps its own account of what was used
     return replace(space, presets=_presets(space, summary, again, dynamic, taken, buildable))
 
 
@@ -260,51 +264,6 @@ def _float_weights(
         f"weights of {named}{more} stay in float, {share:.0%} of all: these ops have no weight-only form, or "
         "one on request alone (quantization.op_types)",
     )
-
-
-def half_ops(
-    summary: ModelSummary, capability: Capability, quantization: QuantizationSection
-) -> dict[str, str]:
-    """Ops that a job holds to a float type of 16 bits, to that type.
-
-    Raises:
-        InputError: a key matches no op, or the target lacks the type.
-    """
-    user = _user_options(summary, capability, quantization)
-    held = {op.name: user.held_in(op) for op in summary.ops if op.has_float_data}
-    return {op: kind for op, kind in held.items() if kind in HALF_DTYPES}
-
-
-def half_fallbacks(
-    summary: ModelSummary, capability: Capability, quantization: QuantizationSection
-) -> dict[str, str]:
-    """Ops that strategies may put back to a float type of 16 bits, to that type; raises as `half_ops`."""
-    user = _user_options(summary, capability, quantization)
-    first = {op.name: user.fallbacks(op)[0] for op in summary.ops}
-    return {op: kind for op, kind in first.items() if kind in HALF_DTYPES}
-
-
-def _user_options(
-    summary: ModelSummary, capability: Capability, quantization: QuantizationSection
-) -> UserOptions:
-    types = dict.fromkeys((*capability.float_types, *capability.half_types))
-    return UserOptions(summary, quantization.op_types, quantization.op_names, tuple(types))
-
-
-def _float_types(
-    summary: ModelSummary, space: Space, capability: Capability, user: UserOptions
-) -> dict[str, Any]:
-    """Fields of a space: what the target offers to all ops, and what sections ask for."""
-    usual = sorted(capability.float_types, key=lambda name: name == "float32")
-    ops = {op.name: op for op in summary.ops}
-    asked = {op: user.fallbacks(ops[op]) for op in space.options}
-    halves = dict.fromkeys(kind for kinds in asked.values() for kind in kinds if kind != "float32")
-    if not halves:
-        return {"float_types": tuple(usual)}
-    return {
-        "float_types": tuple(dict.fromkeys((*halves, *usual))),
-        "fallbacks": {op: tuple(dict.fromkeys((*kinds[:-1], *usual))) for op, kinds in asked.items()},
-    }
 
 
 def _presets(
@@ -338,7 +297,7 @@ def _options_by_op(
     for op in summary.ops:
         layers = user.layers(op)
         n_channels = min(op.weight.n_channels, 2) if op.weight else 0
-        kind = (op.op_type, op.has_float_data, n_channels, *(layer.key for layer in layers))
+        kind = (op.op_type, op.has_float_data, n_channels, _is_layer(op), *(layer.key for layer in layers))
         if kind not in known:
             fitting = _rows_of(op, rows)
             in_float_by = user.float_key(layers)
@@ -358,8 +317,20 @@ def _rows_of(op: OpSummary, rows: Iterable[CapabilityRow]) -> list[CapabilityRow
     """Rows that an op can take; without a weight's options where it has no constant weight."""
     fitting = [row for row in rows if op.op_type in row.op_types and op.has_float_data]
     if op.weight:
-        return fitting
+        return fitting if _is_layer(op) else [r for row in fitting if (r := _without_algorithms(row))]
     return [replace(row, weight=None) for row in fitting if not row.needs_weight]
+
+
+def _is_layer(op: OpSummary) -> bool:
+    """Whether algorithms can find the codes of its weight: of a MatMul or Gemm it has to be one matrix."""
+    return op.op_type not in ("MatMul", "Gemm") or op.weight is None or len(op.weight.shape) == _MATRIX
+
+
+def _without_algorithms(row: CapabilityRow) -> CapabilityRow | None:
+    if row.weight is None:
+        return row
+    methods = tuple(m for m in row.weight.method if m.partition(":")[0] not in WEIGHT_METHODS)
+    return replace(row, weight=replace(row.weight, method=methods)) if methods else None
 
 
 def _other_recipes(

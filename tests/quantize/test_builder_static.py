@@ -218,6 +218,30 @@ def test_an_output_that_others_read_keeps_its_name():
             assert_same(t.both(dict.fromkeys(ops, static()), **{recipe: RECIPES[recipe]}))
 
 
+@pytest.mark.parametrize("op_type", ["Relu", "Clip"])
+def test_an_output_behind_which_values_are_clipped_keeps_its_own_range(op_type):
+    """onnxruntime's quantizer gives it the range of what was clipped: the user loses all negative values."""
+    g = Graph()
+    h = g.node("MatMul", "x", g.weight("w", 4, 4), name="fc", output="before")
+    limits = [g.constant("low", np.float32(0)), g.constant("high", np.float32(0.2))]
+    g.node(op_type, h, *(limits if op_type == "Clip" else []), name="clip", output="y")
+    t = Pair(g.model([value("x", ["N", 4])], [value("before", ["N", 4]), value("y", ["N", 4])]), N=64)
+    model = t.build_fast(t.everywhere(static()))
+    for expected, found in zip(outputs(t.prepared, t.feeds), outputs(model, t.feeds), strict=True):
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+        assert expected.min() < -1
+
+
+def test_an_input_that_is_an_output_as_well_goes_out_as_it_came_in():
+    g = Graph()
+    g.node("MatMul", "x", g.weight("w", 4, 4), name="fc", output="y")
+    t = Pair(g.model([value("x", ["N", 4])], [value("x", ["N", 4]), value("y", ["N", 4])]))
+    model = t.build_fast({"fc": static()})
+    assert node_types(model)["QuantizeLinear"] == 2
+    for feed, found in zip(t.feeds, outputs(model, t.feeds), strict=True):
+        np.testing.assert_array_equal(found, feed["x"])
+
+
 def test_outputs_that_are_left_out_stay_so():
     g = Graph()
     scale = g.weight("s", 4)

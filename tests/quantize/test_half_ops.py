@@ -175,6 +175,12 @@ def test_a_graph_inside_a_node_reads_float32():
     assert [n.output[0] for n in model.graph.node if n.op_type == "Cast"].count("before_out") == 1
 
 
+def test_a_node_with_graphs_inside_stays_in_float32():
+    built, lines = told_by(with_branches(), {"choose": in_type("float16"), "after": in_type("float16")})
+    assert lines == ["float16: choose stays in float32: the graphs inside If are of float32"]
+    assert types(built)["w3_float16"] == TensorProto.FLOAT16
+
+
 def test_names_that_the_model_has_already_are_not_taken():
     g = Graph()
     h = g.node("MatMul", "x", g.weight("w", 2, 2), name="one", output="x_float16")

@@ -1,9 +1,12 @@
 """The space of jobs that quantize weights alone."""
 
+from dataclasses import replace
+
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.space.capability import load_capability
 from disttune.space.space import Space, build_space
+from disttune.space.summary import WeightSummary
 from tests.builders import chain, model, op
 
 
@@ -28,6 +31,24 @@ def test_weights_alone_are_matrices_in_groups_with_4_bits_first():
     assert [w.method for w in found if w.dtype == "int8"] == ["rtn"]
     assert (("flip", True),) in {w.options for w in found if w.method == "gptq"}
     assert not s.presets
+
+
+def test_a_weight_that_is_no_matrix_has_methods_without_layers_and_those_on_request():
+    batched = WeightSummary("b", 1, (2, 32, 8), 8, 2048)
+    matrix = WeightSummary("m", 1, (32, 8), 8, 1024)
+    ops = [op("MatMul", "batched"), op("MatMul", "plain")]
+    summary = model(*(replace(o, weight=w) for o, w in zip(ops, (batched, matrix), strict=True)))
+
+    def options(**sections: object) -> Space:
+        section = QuantizationSection(approach="weight_only", op_types=sections)
+        return build_space(summary, load_capability("ort-cpu"), section)
+
+    assert options().ops == ("plain",)
+    asked = options(
+        MatMul={"weight": {"dtype": "int8", "method": ["rtn", "minmax"], "granularity": "per_channel"}}
+    )
+    assert {w.method for w in weights_of(asked, "batched")} == {"minmax"}
+    assert {w.method for w in weights_of(asked, "plain")} == {"rtn", "minmax"}
 
 
 def test_other_weights_alone_are_there_on_request():

@@ -3,7 +3,7 @@
 Placed as onnxruntime's QDQ quantizer does:
 1. A tensor with codes goes through Q and DQ behind the node that writes it; every node reads what DQ
    gives, those in float as well. A graph inside a node reads the tensor itself.
-2. A graph's output keeps its name: it is what DQ gives.
+2. A graph's output keeps its name: it is what DQ gives. One that is an input as well goes out as it came in.
 3. A constant becomes its codes and DQ; with `add_qdq_pair_to_weight` it stays, with Q and DQ behind it.
 4. With `dedicated_qdq_pair` every static op that reads a tensor has a pair of its own, if there are
    several; other ops read the tensor itself.
@@ -259,7 +259,7 @@ class StaticWriter:
             for i, reader in enumerate(dict.fromkeys(plan.marks.readers[name]), 1):
                 read = self._writer.new_name(f"{name}_DequantizeLinear_Output_{i}")
                 self._reads_of[reader, name] = read
-        elif name in self._model.outputs:
+        elif name in self._model.outputs and name not in self._model.inputs:
             self._written[name] = self._writer.new_name(f"{name}_QuantizeLinear_Input")
             self._reads[name] = name
         else:
