@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Generator, Sequence
 
 from disttune.config.schemes import OpConfig, Scheme
-from disttune.schedule.simulation import Recorded, SimulatedJob, Simulation, row, simulate
+from disttune.schedule.simulation import SimulatedJob, Simulation, row, simulate
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
@@ -12,7 +12,7 @@ from disttune.strategy.stage import Stage, StageResult
 from disttune.strategy.tuning import Tuning
 
 __all__ = [
-    "ACTIVATION", "Listed", "OPTIONS", "PER_CHANNEL", "PER_TENSOR", "Recorded", "SimulatedJob", "Simulation",
+    "ACTIVATION", "Listed", "OPTIONS", "PER_CHANNEL", "PER_TENSOR", "SimulatedJob", "Simulation",
     "landscape", "row", "simulate", "small_space", "summary",
 ]  # fmt: skip
 

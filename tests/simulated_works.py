@@ -82,10 +82,10 @@ class WorkingRanks(SimulatedTransport):
             case RunWork():
                 seconds = self._takes(to, message.work)
                 self.done_by[message.work.key] = to
-                self._push(self.now_s() + seconds, Envelope(to, WorkDone(message.work.key, {})))
+                self._events.put(self.now_s() + seconds, Envelope(to, WorkDone(message.work.key, {})))
             case KeepResult():
                 kept = ResultKept(message.key, OpenFile(100, 7), b"n" * 16)
-                self._push(self.now_s() + MESSAGE_S, Envelope(to, kept))
+                self._events.put(self.now_s() + MESSAGE_S, Envelope(to, kept))
             case _:
                 super().send(to, message)
 
@@ -95,7 +95,7 @@ class WorkingRanks(SimulatedTransport):
         ready = tuple(work for work in missing if self._learnt.issuperset(work.needs))
         if ready:
             message = NeedsWorks(self._task.assignment, ready)
-            self._push(self.now_s() + MESSAGE_S, Envelope(rank, message))
+            self._events.put(self.now_s() + MESSAGE_S, Envelope(rank, message))
         else:
             assert not missing
             self.ended_s = self.now_s()

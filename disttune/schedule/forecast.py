@@ -7,11 +7,10 @@ with rank 0's node the job ends and is resumed at once on all nodes, from the ou
 Every second of every rank is one of: useful, start-up, messages, waiting, discarded, failures.
 """
 
-import heapq
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from disttune.config.errors import InputError, InternalError
 from disttune.schedule.events import (
@@ -33,11 +32,11 @@ from disttune.schedule.events import (
     WorkerJoined,
     WorkerLost,
 )
-from disttune.schedule.latency_window import KIND
-from disttune.schedule.outcome import Outcome
+from disttune.schedule.known_outcomes import KnownOutcomes
 from disttune.schedule.recorded_job import RecordedJob, RecordedRun
+from disttune.schedule.timeline import Timeline
 from disttune.space.candidate import Candidate
-from disttune.strategy.stage import Item, Probe
+from disttune.strategy.stage import Probe
 
 RUN_AGAIN = ("crashed", "timeout", "out_of_memory")  # how a trial process ends that gets a second attempt
 MAX_FRUITLESS = 100  # starts in a row that measure nothing
@@ -119,7 +118,7 @@ def forecast(job: RecordedJob, cluster: Cluster) -> Forecast:
         InputError: nodes fail so often that the job does not get on.
     """
     result = Forecast(cluster.n_ranks)
-    known = _Known()
+    known = KnownOutcomes()
     failures = _Failures(cluster)
     fruitless = 0
     while not (session := _Session(job, cluster, result, known, failures)).run():
@@ -130,39 +129,6 @@ def forecast(job: RecordedJob, cluster: Cluster) -> Forecast:
                 f"{MAX_FRUITLESS} starts in a row measured nothing"
             )
     return result
-
-
-@dataclass
-class _Known:
-    """Outcomes of earlier sessions: the scheduler's recording."""
-
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    probes: dict[tuple[int, int], Outcome] = field(default_factory=dict)
-    latencies: dict[str, Outcome] = field(default_factory=dict)
-
-    def settled(self, command: Settle) -> None:
-        item = command.item
-        if isinstance(item, Candidate):
-            self.outcomes[item.digest] = command.outcome
-        elif item.kind == KIND and item.candidate is not None:
-            self.latencies[item.candidate.digest] = command.outcome
-        else:
-            self.probes[command.stage, command.index] = command.outcome
-
-    def proposal(self, stage: int, index: int) -> Item | None:  # noqa: ARG002
-        return None
-
-    def was_cancelled(self, candidate: Candidate) -> bool:  # noqa: ARG002
-        return False
-
-    def outcome(self, candidate: Candidate) -> Outcome | None:
-        return self.outcomes.get(candidate.digest)
-
-    def probe(self, stage: int, index: int) -> Outcome | None:
-        return self.probes.get((stage, index))
-
-    def latency(self, candidate: Candidate) -> Outcome | None:
-        return self.latencies.get(candidate.digest)
 
 
 class _Failures:
@@ -201,7 +167,7 @@ class _Session:
     """One start of the job, until its end or until rank 0's node fails."""
 
     def __init__(
-        self, job: RecordedJob, cluster: Cluster, result: Forecast, known: _Known, failures: _Failures
+        self, job: RecordedJob, cluster: Cluster, result: Forecast, known: KnownOutcomes, failures: _Failures
     ):
         self._job = job
         self._cluster = cluster
@@ -211,8 +177,7 @@ class _Session:
         self._is_first = result.time_s == 0.0
         self._began_s = result.time_s
         self._clock_s = result.time_s  # of the master: when it is free
-        self._heap: list[tuple[float, int, Event | _NodeFails]] = []
-        self._n_pushed = 0
+        self._events = Timeline[Event | _NodeFails]()
         self._running: dict[int, _Run] = {}
         self._dead: dict[int, float] = {}  # rank to the time of its death
         self._worked_s: dict[int, float] = {}  # by task, until it is committed
@@ -221,17 +186,17 @@ class _Session:
         for rank in range(cluster.n_ranks):
             joins_s = self._began_s + job.startup_s
             node = rank // cluster.ranks_per_node
-            self._push(joins_s, WorkerJoined(rank, str(node), joins_s))
+            self._events.put(joins_s, WorkerJoined(rank, str(node), joins_s))
         for node, after_s in failures.draw().items():
             ranks = range(
                 node * cluster.ranks_per_node, min(cluster.n_ranks, (node + 1) * cluster.ranks_per_node)
             )
-            self._push(self._began_s + after_s, _NodeFails(ranks, self._began_s + after_s))
+            self._events.put(self._began_s + after_s, _NodeFails(ranks, self._began_s + after_s))
 
     def run(self) -> bool:
         """Go on to the end; False when the job has to be resumed."""
-        while self._heap and not self._scheduler.finished:
-            at_s, _, event = heapq.heappop(self._heap)
+        while self._events and not self._scheduler.finished:
+            at_s, event = self._events.take()
             if isinstance(event, _NodeFails):
                 self._result.n_failures += 1
                 if 0 in event.ranks:
@@ -314,14 +279,14 @@ class _Session:
         else:
             at_s = built_s + 2 * self._cluster.wire_s
             event = ModelBuilt(assign.rank, assign.assignment, recorded.model_digest, at_s)
-            self._push(at_s, event)
+            self._events.put(at_s, event)
 
     def _answer(self, run: _Run, done_s: float, packed: bool = False) -> None:
         assign, at_s = run.assign, done_s + 2 * self._cluster.wire_s
         is_violent = run.recorded.status in RUN_AGAIN and isinstance(assign.item, Candidate)
         outcome = self._job.outcome(assign.item, packed)
         outcome = replace(outcome, seconds=run.worked_s, rank=assign.rank)
-        self._push(
+        self._events.put(
             at_s,
             (TaskFailed if is_violent else TaskDone)(assign.rank, assign.assignment, outcome, at_s),
         )
@@ -337,7 +302,7 @@ class _Session:
             self._parts_s.setdefault(assign.task, 0.0)
         run.worked_s += seconds
         at_s = self._clock_s + seconds + 2 * self._cluster.wire_s
-        self._push(at_s, PartDone(assign.rank, assign.assignment, seconds, overhead_s, at_s))
+        self._events.put(at_s, PartDone(assign.rank, assign.assignment, seconds, overhead_s, at_s))
 
     def _built_to_help(self, run: _Run) -> None:
         """A model that another rank has built as well is no work that the trial needs."""
@@ -370,7 +335,7 @@ class _Session:
         for rank in ranks:
             self._dead[rank] = at_s
             noticed_s = at_s + self._cluster.noticed_s
-            self._push(noticed_s, WorkerLost(rank, noticed_s))
+            self._events.put(noticed_s, WorkerLost(rank, noticed_s))
             if rank in self._running:
                 self._result.failures_s += at_s - self._running[rank].began_s
 
@@ -392,7 +357,3 @@ class _Session:
             result.startup_s += startup_s
         else:
             result.failures_s += startup_s
-
-    def _push(self, at_s: float, event: Event | _NodeFails) -> None:
-        heapq.heappush(self._heap, (at_s, self._n_pushed, event))
-        self._n_pushed += 1

@@ -1,9 +1,8 @@
 """A simulated job: the real scheduler on any number of workers that need no time, with deaths and failures.
 
-Pure. Virtual time comes from a heap of events; a counter breaks ties, first in first out.
+Pure. Virtual time comes from a timeline of events.
 """
 
-import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -32,10 +31,12 @@ from disttune.schedule.events import (
 )
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
+from disttune.schedule.known_outcomes import KnownOutcomes
 from disttune.schedule.latency_window import KIND
 from disttune.schedule.outcome import Outcome
 from disttune.schedule.scheduler import Scheduler
 from disttune.schedule.splitting import Splitting
+from disttune.schedule.timeline import Timeline
 from disttune.space.candidate import Candidate
 from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
@@ -152,9 +153,7 @@ class Simulation:
         table: a tuple for each row, see `row`.
         finish: how it ended; None when it was cut.
         best: number of the best trial.
-        outcomes: of all candidates that were measured, by digest.
-        probes: of all probes that were measured, by stage and index.
-        latencies: that were measured, by the candidate's digest.
+        known: all that was measured, for a resume.
         time_s: virtual.
         n_events: that the scheduler took in.
         n_evaluations: that were begun.
@@ -167,9 +166,7 @@ class Simulation:
     table: list[tuple[object, ...]] = field(default_factory=list)
     finish: Finish | None = None
     best: int | None = None
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    probes: dict[tuple[int, int], Outcome] = field(default_factory=dict)
-    latencies: dict[str, Outcome] = field(default_factory=dict)
+    known: KnownOutcomes = field(default_factory=KnownOutcomes)
     time_s: float = 0.0
     n_events: int = 0
     n_evaluations: int = 0
@@ -177,44 +174,6 @@ class Simulation:
     n_parts: int = 0
     busy_s: float = 0.0
     commands: list[Command] = field(default_factory=list)
-
-
-class Recorded:
-    """A recording made of the outcomes of an earlier simulation.
-
-    Args:
-        outcomes: of candidates, by digest.
-        proposals: (stage, index) to the item that was proposed there, where it may differ.
-        probes: (stage, index) to what the probe there gave.
-        latencies: by the candidate's digest.
-    """
-
-    def __init__(
-        self,
-        outcomes: Mapping[str, Outcome],
-        proposals: Mapping[tuple[int, int], Item] | None = None,
-        probes: Mapping[tuple[int, int], Outcome] | None = None,
-        latencies: Mapping[str, Outcome] | None = None,
-    ):
-        self.outcomes = outcomes
-        self.proposals = proposals or {}
-        self.probes = probes or {}
-        self.latencies = latencies or {}
-
-    def proposal(self, stage: int, index: int) -> Item | None:
-        return self.proposals.get((stage, index))
-
-    def was_cancelled(self, candidate: Candidate) -> bool:  # noqa: ARG002
-        return False
-
-    def outcome(self, candidate: Candidate) -> Outcome | None:
-        return self.outcomes.get(candidate.digest)
-
-    def probe(self, stage: int, index: int) -> Outcome | None:
-        return self.probes.get((stage, index))
-
-    def latency(self, candidate: Candidate) -> Outcome | None:
-        return self.latencies.get(candidate.digest)
 
 
 def plain_summary(space: Space) -> ModelSummary:
@@ -260,8 +219,7 @@ class _Run:
     def __init__(self, job: SimulatedJob, recording: Recording | None):
         self._job = job
         self._scheduler = job.scheduler(recording)
-        self._heap: list[tuple[float, int, Event]] = []
-        self._n_pushed = 0
+        self._events = Timeline[Event]()
         self._running: dict[int, Assign] = {}
         self._worked_s: dict[int, float] = {}  # by task, all of its parts so far
         self._has_scored: set[int] = set()  # assignments
@@ -278,15 +236,15 @@ class _Run:
     ) -> Simulation:
         result, scheduler = self._result, self._scheduler
         for rank in range(ranks):
-            self._push(0.0, WorkerJoined(rank, f"node-{rank % nodes}", 0.0))
+            self._events.put(0.0, WorkerJoined(rank, f"node-{rank % nodes}", 0.0))
         for rank, at_s in lost.items():
-            self._push(at_s, WorkerLost(rank, at_s))
+            self._events.put(at_s, WorkerLost(rank, at_s))
         if interrupt_at_s is not None:
-            self._push(interrupt_at_s, Interrupt(interrupt_at_s, 0.0))
+            self._events.put(interrupt_at_s, Interrupt(interrupt_at_s, 0.0))
         if self._job.policy.timeout_s:
-            self._push(self._job.policy.timeout_s, Tick(self._job.policy.timeout_s))
-        while self._heap and not scheduler.finished:
-            now_s, _, event = heapq.heappop(self._heap)
+            self._events.put(self._job.policy.timeout_s, Tick(self._job.policy.timeout_s))
+        while self._events and not scheduler.finished:
+            now_s, event = self._events.take()
             if now_s > until_s:
                 break
             result.time_s = now_s
@@ -298,10 +256,6 @@ class _Run:
         best = scheduler.history.best
         result.best = best.number if best else None
         return result
-
-    def _push(self, at_s: float, event: Event) -> None:
-        heapq.heappush(self._heap, (at_s, self._n_pushed, event))
-        self._n_pushed += 1
 
     def _act(self, command: Command, now_s: float) -> None:
         result = self._result
@@ -316,12 +270,8 @@ class _Run:
                 self._answer(command.rank, self._worked_s[self._running[command.rank].task], now_s)
             case Skip() | Cancel():
                 self._running.pop(command.rank, None)
-            case Settle(item=Candidate() as candidate):
-                result.outcomes[candidate.digest] = command.outcome
-            case Settle(item=Probe(kind=kind, candidate=Candidate() as candidate)) if kind == KIND:
-                result.latencies[candidate.digest] = command.outcome
             case Settle():
-                result.probes[command.stage, command.index] = command.outcome
+                result.known.settled(command)
             case Commit():
                 result.table.append(row(command.trial))
             case Finish():
@@ -338,15 +288,15 @@ class _Run:
         status = self._violent_end(item)
         outcome = self._job.outcome(item)
         if (status is None or self._job.n_blocks) and outcome.model_digest is not None:
-            self._push(built_s, ModelBuilt(rank, assign.assignment, outcome.model_digest, built_s))
+            self._events.put(built_s, ModelBuilt(rank, assign.assignment, outcome.model_digest, built_s))
             return
         seconds = self._job.duration_s(item, rank)
         self._result.busy_s += seconds
         done_s = built_s + seconds
         if status is not None:
-            self._push(done_s, TaskFailed(rank, assign.assignment, Outcome(status, rank=rank), done_s))
+            self._events.put(done_s, TaskFailed(rank, assign.assignment, Outcome(status, rank=rank), done_s))
         else:
-            self._push(done_s, TaskDone(rank, assign.assignment, outcome, done_s))
+            self._events.put(done_s, TaskDone(rank, assign.assignment, outcome, done_s))
 
     def _answer(self, rank: int, seconds: float, at_s: float, place: int | None = None) -> None:
         """An evaluation ends, at a bound if there is a place; its seconds are those of all parts."""
@@ -362,7 +312,7 @@ class _Run:
             outcome = replace(
                 outcome, status="pruned", values=None, reason="", bounds=outcome.bounds[: place + 1]
             )
-        self._push(at_s, TaskDone(rank, assign.assignment, outcome, at_s))
+        self._events.put(at_s, TaskDone(rank, assign.assignment, outcome, at_s))
 
     def _evaluate(self, command: Evaluate, now_s: float) -> None:
         """All of it or a part, which a failure or violent end shows in, too."""
@@ -381,14 +331,14 @@ class _Run:
         status = self._violent_end(assign.item)
         if status is not None:
             outcome = Outcome(status, rank=command.rank)
-            self._push(at_s, TaskFailed(command.rank, command.assignment, outcome, at_s))
+            self._events.put(at_s, TaskFailed(command.rank, command.assignment, outcome, at_s))
         elif blocks is None or (0 in blocks and self._job.outcome(assign.item).status != "ok"):
             self._answer(command.rank, seconds, at_s, place)
         else:
             self._worked_s[assign.task] += seconds
             overhead_s = self._job.build_s if assign.assignment not in self._has_scored else None
             self._has_scored.add(assign.assignment)
-            self._push(at_s, PartDone(command.rank, command.assignment, seconds, overhead_s, at_s))
+            self._events.put(at_s, PartDone(command.rank, command.assignment, seconds, overhead_s, at_s))
 
     def _violent_end(self, item: Item) -> Status | None:
         if isinstance(item, Probe):

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from disttune.schedule.events import Commit
 from disttune.schedule.exit_policy import ExitPolicy
-from disttune.schedule.simulation import Recorded, SimulatedJob, Simulation, simulate
+from disttune.schedule.simulation import SimulatedJob, Simulation, simulate
 from disttune.schedule.synthetic import (
     additive_landscape,
     synthetic_cnn,
@@ -60,9 +60,7 @@ def check_strategy(
                 _check_same(alone, _whole(job, n, where), f"{where}, {n} ranks")
             _check_same(alone, simulate(job, 7, {1: 1.5, 5: 4.0}), f"{where}, 7 ranks, 1 and 5 lost")
             cut = simulate(job, 3, until_s=alone.time_s / 6)
-            resumed = simulate(
-                job, 2, recording=Recorded(cut.outcomes, probes=cut.probes, latencies=cut.latencies)
-            )
+            resumed = simulate(job, 2, recording=cut.known)
             _check_same(alone, resumed, f"{where}, resumed")
 
 

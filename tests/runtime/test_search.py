@@ -94,7 +94,7 @@ class Ranks(SimulatedTransport):
         self.sent.append((to, message))
         super().send(to, message)
         if isinstance(message, Export):
-            self._push(self.now_s() + 1.0, Envelope(0, self._export(message)))
+            self._events.put(self.now_s() + 1.0, Envelope(0, self._export(message)))
 
     def of(self, kind: type) -> list[object]:
         return [m for _, m in self.sent if isinstance(m, kind)]

@@ -80,7 +80,7 @@ class Ranks(SimulatedTransport):
                 super().send(to, message)
 
     def _answers(self, rank: int, after_s: float, message: ToMaster) -> None:
-        self._push(self.now_s() + after_s, Envelope(rank, message))
+        self._events.put(self.now_s() + after_s, Envelope(rank, message))
 
     def works(self) -> dict[str, list[int]]:
         """Ranks that were given each work."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from disttune.schedule.batch_end import LONGER, BatchEnd
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.strategy.exhaustive import Exhaustive
-from tests.simulated import Recorded, SimulatedJob, landscape, simulate, small_space
+from tests.simulated import SimulatedJob, landscape, simulate, small_space
 
 JOB = SimulatedJob(
     Exhaustive, small_space(5), landscape(1), goal=2.0, policy=ExitPolicy("budget"),
@@ -38,8 +38,8 @@ def test_no_trial_is_started_that_should_end_after_the_batch_job():
 def test_the_rest_is_resumed_to_the_same_table(ranks: int):
     cut = simulate(ending(5.0), ranks)
 
-    assert 0 < len(cut.outcomes) < 32
-    assert simulate(JOB, ranks, recording=Recorded(cut.outcomes)).table == simulate(JOB, 1).table
+    assert 0 < len(cut.known.outcomes) < 32
+    assert simulate(JOB, ranks, recording=cut.known).table == simulate(JOB, 1).table
 
 
 def test_before_anything_is_measured_the_float_model_tells_how_long_a_trial_takes():

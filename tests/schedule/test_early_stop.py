@@ -19,7 +19,7 @@ from disttune.strategy.conservative import Conservative
 from disttune.strategy.exhaustive import Exhaustive
 from disttune.strategy.mse_v2 import MseV2
 from disttune.strategy.random import Random
-from tests.simulated import Listed, Recorded, SimulatedJob, simulate, small_space
+from tests.simulated import Listed, SimulatedJob, simulate, small_space
 
 SPACE = small_space(5)
 ITEMS = [SPACE[i] for i in range(20)]
@@ -97,7 +97,7 @@ def test_rows_and_best_are_those_of_one_rank_and_of_a_job_that_stops_nothing(
             assert not whole[5]  # it misses the goal
         else:
             assert ours == whole
-    again = simulate(job(metrics, stages, **options), n_ranks, recording=Recorded(found.outcomes))
+    again = simulate(job(metrics, stages, **options), n_ranks, recording=found.known)
     assert again.table == found.table
 
 

@@ -10,7 +10,7 @@ from disttune.schedule.events import Assign, Commit, Finish, Note
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.latency_window import KIND
 from disttune.strategy.stage import Probe, Stage
-from tests.simulated import Listed, Recorded, SimulatedJob, simulate, small_space
+from tests.simulated import Listed, SimulatedJob, simulate, small_space
 
 SPACE = small_space(4)
 BUDGET = ExitPolicy("budget", max_trials=100)
@@ -148,13 +148,15 @@ def test_patience_is_counted_at_the_end_of_a_stage_where_latency_decides():
 def test_a_resumed_job_measures_no_latency_twice(cut_s, ranks, resumed):
     whole = simulate(job(), 1)
     cut = simulate(job(), ranks, until_s=cut_s)
-    recording = Recorded(cut.outcomes, latencies=cut.latencies)
+    known = cut.known
     # the clock says something else by now: what is journaled holds
-    again = simulate(job(latency=lambda c: latency(c) if c.digest not in cut.latencies else 0.0), resumed,
-                     recording=recording)  # fmt: skip
+    again = simulate(job(latency=lambda c: latency(c) if c.digest not in known.latencies else 0.0), resumed,
+                     recording=known)  # fmt: skip
 
     assert (again.table, again.best) == (whole.table, whole.best)
-    assert {c.digest for c in measured(again)} == {c.digest for c in meeting(SPACE)} - set(cut.latencies)
+    assert {c.digest for c in measured(again)} == {c.digest for c in meeting(SPACE)} - set(
+        cut.known.latencies
+    )
 
 
 @given(

@@ -20,11 +20,12 @@ from disttune.schedule.events import (
     WorkerLost,
 )
 from disttune.schedule.exit_policy import ExitPolicy
+from disttune.schedule.known_outcomes import KnownOutcomes
 from disttune.schedule.outcome import Outcome
 from disttune.strategy import Probe, Stage
 from disttune.strategy.exhaustive import Exhaustive
 from disttune.strategy.random import Random
-from tests.simulated import Listed, Recorded, SimulatedJob, landscape, simulate, small_space
+from tests.simulated import Listed, SimulatedJob, landscape, simulate, small_space
 
 SPACE = small_space(4)
 A, B, C, D = (SPACE[i] for i in range(4))
@@ -224,7 +225,7 @@ def test_lost_ranks_do_not_change_the_trial_table(seed, ranks, data):
 def test_a_resumed_job_ends_like_an_undisturbed_one(seed, ranks, stop_s, ranks_after):
     tried = varied(seed, model=lambda c: c.digest)
     cut = simulate(tried, ranks, until_s=stop_s)
-    resumed = simulate(tried, ranks_after, recording=Recorded(cut.outcomes))
+    resumed = simulate(tried, ranks_after, recording=cut.known)
     assert resumed.table == simulate(tried, 1).table
     assert resumed.finish == simulate(tried, 1).finish
 
@@ -232,13 +233,15 @@ def test_a_resumed_job_ends_like_an_undisturbed_one(seed, ranks, stop_s, ranks_a
 def test_a_finished_job_is_replayed_without_running_anything():
     tried = varied(3, model=lambda c: c.digest)
     whole = simulate(tried, 2)
-    again = simulate(tried, 2, recording=Recorded(whole.outcomes))
+    again = simulate(tried, 2, recording=whole.known)
     assert (again.table, again.n_evaluations) == (whole.table, 0)
 
 
 def test_when_the_strategy_has_changed_the_journal_is_followed_and_it_is_said_once():
     proposals = {(0, 0): C, (0, 1): D}
-    simulation = simulate(job(A, B, policy=ExitPolicy("budget")), recording=Recorded({}, proposals))
+    simulation = simulate(
+        job(A, B, policy=ExitPolicy("budget")), recording=KnownOutcomes(proposals=proposals)
+    )
     assert [r[2] for r in simulation.table] == [C.digest, D.digest]
     assert len([c for c in simulation.commands if type(c).__name__ == "Notice"]) == 1
 
@@ -247,7 +250,7 @@ def test_an_interrupt_hands_out_nothing_more_and_the_rest_can_be_resumed():
     tried = varied(5, goal=2.0, model=lambda c: c.digest)
     cut = simulate(tried, 4, interrupt_at_s=5.0)
     assert (cut.finish.status, cut.finish.stop_reason) == ("interrupted", "signal")
-    assert simulate(tried, 2, recording=Recorded(cut.outcomes)).table == simulate(tried, 1).table
+    assert simulate(tried, 2, recording=cut.known).table == simulate(tried, 1).table
 
 
 @pytest.mark.parametrize("ranks", [2, 7, 1000])

@@ -17,7 +17,7 @@ from disttune.strategy.auto_search import AutoSearch
 from disttune.strategy.auto_search_candidates import ConfigCandidates
 from disttune.strategy.fine_tuning import SAMPLER_NAMES, Box, asker
 from disttune.strategy.tuning import Tuning
-from tests.simulated import Recorded, SimulatedJob, Simulation, simulate
+from tests.simulated import SimulatedJob, Simulation, simulate
 from tests.strategy.tunings import proposals, space_of, tuning_of
 
 FINE = {"OptimAlgorithm": ["adaround", "adaquant"], "NumIterations": [100, 200], "LearningRate": [0.01, 0.1]}
@@ -236,7 +236,7 @@ def test_a_fine_tuning_search_that_is_cut_goes_on_to_the_same_table():
     job = job_of(advanced_fastft_search=True)
     alone = simulate(job, 1)
     cut = simulate(job, 3, until_s=alone.time_s / 2)
-    resumed = simulate(job, 2, recording=Recorded(cut.outcomes, probes=cut.probes, latencies=cut.latencies))
+    resumed = simulate(job, 2, recording=cut.known)
 
     assert 6 < len(cut.table) < len(alone.table)
     assert resumed.table == alone.table

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from disttune.config.errors import InputError
 from disttune.schedule.events import Commit, Note
 from disttune.schedule.exit_policy import ExitPolicy
-from disttune.schedule.simulation import Recorded, SimulatedJob, simulate
+from disttune.schedule.known_outcomes import KnownOutcomes
+from disttune.schedule.simulation import SimulatedJob, simulate
 from disttune.schedule.strategy_check import check_strategy
 from disttune.schedule.synthetic import additive_landscape, synthetic_space, synthetic_transformer
 from disttune.space.dimensions import op_dimensions, op_type_dimensions
@@ -214,7 +215,7 @@ def test_a_resumed_sampler_goes_on_from_what_was_measured_even_if_it_would_propo
     other = simulate(job(Tpe, seed=1, max_trials=16))
     rows = [c.trial for c in other.commands if isinstance(c, Commit)]
     proposals = {(0, i): row.candidate for i, row in enumerate(rows)}
-    resumed = simulate(job(Tpe, seed=2), recording=Recorded(other.outcomes, proposals))
+    resumed = simulate(job(Tpe, seed=2), recording=KnownOutcomes(other.known.outcomes, proposals))
     assert [row[2] for row in resumed.table[:16]] == [row[2] for row in other.table]
     assert len({row[2] for row in resumed.table}) == 60
 

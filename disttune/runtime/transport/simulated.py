@@ -1,11 +1,8 @@
 """The simulated transport: any number of ranks in one process, on a simulated clock.
 
-The real master runs on it unchanged. Deterministic: events are a heap of (time, counter, message), and the
-counter breaks ties first in, first out. Time passes only in `receive`.
+The real master runs on it unchanged. Deterministic. Time passes only in `receive`.
 """
 
-import heapq
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +21,7 @@ from disttune.runtime.messages import (
     ToMaster,
 )
 from disttune.schedule.outcome import Outcome
+from disttune.schedule.timeline import Timeline
 from disttune.strategy.stage import Item
 
 
@@ -73,13 +71,12 @@ class SimulatedTransport:
         self._message_s = message_s
         self._n_blocks = n_blocks
         self._clock_s = 0.0
-        self._counter = itertools.count()
-        self._events: list[tuple[float, int, Envelope]] = []
+        self._events = Timeline[Envelope]()
         self._current: dict[int, tuple[int, SimulatedRun]] = {}  # by rank: assignment and what becomes of it
         self._n_started: dict[int, int] = {}  # by task
         self._lost: set[int] = set()
         for rank, at_s in (lost_at_s or {}).items():
-            self._push(at_s, Envelope(rank, RankLost("simulated loss")))
+            self._events.put(at_s, Envelope(rank, RankLost("simulated loss")))
 
     def send(self, to: int, message: ToAgent | ToMaster) -> None:
         self.n_messages += 1
@@ -101,7 +98,7 @@ class SimulatedTransport:
                         outcome.size_bytes or 0,
                         outcome.n_quantized or 0,
                     )
-                    self._push(self._later(run.build_s), Envelope(to, built))
+                    self._events.put(self._later(run.build_s), Envelope(to, built))
             case EvaluateModel(blocks=None):
                 self._answer(to, self._current[to][1].evaluation_s)
             case EvaluateModel():
@@ -109,7 +106,7 @@ class SimulatedTransport:
             case CombineScores():
                 assignment, run = self._current[to]
                 outcome = replace(run.outcome, seconds=0.0, evaluation_s=0.0)  # its parts took them
-                self._push(self._later(0.0), Envelope(to, Answer(assignment, outcome)))
+                self._events.put(self._later(0.0), Envelope(to, Answer(assignment, outcome)))
             case SkipModel() | CancelTask():
                 self._current.pop(to, None)
             case _:
@@ -117,8 +114,8 @@ class SimulatedTransport:
 
     def receive(self, timeout_s: float, descriptors: Sequence[int] = ()) -> list[Envelope]:  # noqa: ARG002
         until_s = self._clock_s + timeout_s
-        while self._events and self._events[0][0] <= until_s:
-            self._clock_s, _, envelope = heapq.heappop(self._events)
+        while self._events and self._events.next_s <= until_s:
+            self._clock_s, envelope = self._events.take()
             if self._arrives(envelope):
                 self.n_messages += 1
                 return [envelope]
@@ -133,7 +130,7 @@ class SimulatedTransport:
 
     def _answer(self, rank: int, after_s: float) -> None:
         assignment, run = self._current[rank]
-        self._push(self._later(after_s), Envelope(rank, Answer(assignment, run.outcome, run.again)))
+        self._events.put(self._later(after_s), Envelope(rank, Answer(assignment, run.outcome, run.again)))
 
     def _score(self, rank: int, message: EvaluateModel) -> None:
         """A part of an evaluation: its share of the time, and scores that nobody looks at."""
@@ -143,13 +140,10 @@ class SimulatedTransport:
         part = PartScored(
             assignment, message.blocks, tuple(message.blocks), seconds, opening_s=0.0, seconds=seconds
         )
-        self._push(self._later(seconds), Envelope(rank, part))
+        self._events.put(self._later(seconds), Envelope(rank, part))
 
     def _later(self, seconds: float) -> float:
         return self._clock_s + seconds + 2 * self._message_s
-
-    def _push(self, at_s: float, envelope: Envelope) -> None:
-        heapq.heappush(self._events, (at_s, next(self._counter), envelope))
 
     def _arrives(self, envelope: Envelope) -> bool:
         rank, message = envelope.source, envelope.message
