@@ -20,6 +20,7 @@ from disttune.strategy.tuning import Sensitivity, Tuning
 Configs = Mapping[str, OpConfig]
 Measured = Literal["error", "metric"]
 FLOAT = "float"
+MEASURED_ANEW = ("bias_correction",)  # recipes that need runs of each model
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,13 @@ def measured_groups(
 
     Args:
         tuning: is told what failed.
-        base: whose recipes hold.
+        base: whose recipes hold, but for those of `MEASURED_ANEW`.
         groups: as `group_choices` gives them.
         by: "error": mean squared error of the outputs over their variance, by probes; "metric": what the
             metric loses, by trials.
         n_feeds: of calibration, for "error".
     """
-    in_float = base.in_float(*base.quantized_ops)
+    in_float = _cheap_to_build(base).in_float(*base.quantized_ops)
     places = [
         (g, c) for g, group in enumerate(groups) for c, choice in enumerate(group) if choice.name != FLOAT
     ]
@@ -140,6 +141,11 @@ def measured_groups(
         )
         for g, group in enumerate(groups)
     ]
+
+
+def _cheap_to_build(base: Candidate) -> Candidate:
+    """Without what measures every model anew: it would take longer than the probes."""
+    return Candidate.of(base.configs(), {r: v for r, v in base.recipes if r not in MEASURED_ANEW})
 
 
 def loss_of(tuning: Tuning, trial: Trial) -> float | None:

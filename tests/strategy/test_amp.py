@@ -287,3 +287,12 @@ def notes(ended):
 def test_a_share_of_conversions_that_is_none_is_refused(value):
     with pytest.raises(InputError, match="conversions must be a number from 0 to 1"):
         Amp(conversions=value)
+
+
+def test_probes_leave_out_what_measures_every_model_anew_and_mixes_keep_it():
+    job = conv_job(seed=3)
+    job = replace(job, space=replace(job.space, recipes={"bias_correction": True, "smooth_quant": True}))
+    probed = []
+    simulate(replace(job, probe=lambda p: (probed.append(p.candidate), job.probe(p))[1]))
+    assert {frozenset(c.recipes) for c in probed} == {frozenset({("smooth_quant", True)})}
+    assert all(dict(t.candidate.recipes)["bias_correction"] for t in rows(simulate(job)))
