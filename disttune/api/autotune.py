@@ -1,28 +1,20 @@
-"""`autotune()`: accuracy-aware quantization tuning from a script, on one process or under mpirun."""
+"""`autotune()`: accuracy-aware quantization tuning from a script, on one process or under mpirun.
+
+Light: the rest is imported while the trial process imports what it needs.
+"""
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from disttune.api.base_tuning.criteria import as_section, directed
-from disttune.api.functions import drain, pack
-from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY, LogFormat, dismiss, serve, tune_job
-from disttune.config.algorithms import config_from_dict
-from disttune.config.errors import InputError, RunDirectoryError, UserCodeError
-from disttune.config.job import Job
-from disttune.config.job_file import job_from_dict, load_job
-from disttune.config.toml_text import toml_value
-from disttune.config.tuning_config import TuningConfig
-from disttune.runtime.result import TuningResult
-from disttune.runtime.run_directory import RunDirectory
-from disttune.runtime.transport import Transport
-from disttune.runtime.world import join_world
+from disttune.runtime.early_process import end_early, start_early
 
-if TYPE_CHECKING:  # onnx and onnxruntime are loaded when there is a model to hand back
+if TYPE_CHECKING:
     import onnx
 
     from disttune.api.tuned_model import TunedModel
+    from disttune.config.job import Job
+    from disttune.config.tuning_config import TuningConfig
 
 
 def autotune(
@@ -33,7 +25,7 @@ def autotune(
     *,
     run_directory: str | os.PathLike[str] | None = None,
     fresh: bool = False,
-    log_format: LogFormat = "plain",
+    log_format: Literal["plain", "json", "quiet"] = "plain",
 ) -> "TunedModel":
     """Find the quantized model that meets the accuracy goal.
 
@@ -61,152 +53,19 @@ def autotune(
         InputError: something given is wrong; the message names cause and mend.
         DisttuneError: no trial gave a metric, or the job was interrupted; the same on every rank.
     """
-    transport = join_world()
+    if _has_trial_process(tune_config):
+        start_early()
     try:
-        handed = {"eval_fn": directed(eval_fn, tune_config)} if eval_fn is not None else {}
-        if transport.rank != 0:
-            goodbye = serve(transport, handed or None)
-            result, files = goodbye.result, goodbye.model
-            assert isinstance(result, TuningResult)
-            return _tuned(files or {}, result, goodbye.providers)
-        return _lead(
-            transport,
-            model,
-            tune_config,
-            handed,
-            calibration_data_reader,
-            run_directory,
-            fresh,
-            log_format,
-        )
+        from disttune.api.autotune_job import run
+
+        return run(model, tune_config, eval_fn, calibration_data_reader, run_directory, fresh, log_format)
     finally:
-        transport.close()
+        end_early()
 
 
-def _lead(
-    transport: Transport,
-    model: Any,
-    tune_config: Any,
-    handed: dict[str, Any],
-    reader: Any,
-    run_directory: Any,
-    fresh: bool,
-    log_format: LogFormat,
-) -> "TunedModel":
-    try:
-        run = _run_directory(run_directory, log_format)
-        job = _job_of(model, tune_config, run.path)
-        _require_functions(job, "eval_fn" in handed, reader is not None)
-        feeds = drain(reader, max(job.calibration.samples))
-        if feeds is not None:
-            handed["feeds"] = feeds
-        inline = job.runtime.isolation == "none"
-        functions = pack(handed, inline) if handed else None
-    except Exception as error:
-        dismiss(transport, getattr(error, "exit_code", 1), str(error))
-        raise
-    result = tune_job(
-        job, transport, run, fresh, log_format, functions, handed if inline else None, share_model=True
-    )
-    files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")}
-    return _tuned(files, result, tuple(job.model.providers))
-
-
-def _tuned(files: dict[str, bytes], result: TuningResult, providers: tuple[str, ...]) -> "TunedModel":
-    from disttune.api.tuned_model import tuned_model_of
-
-    return tuned_model_of(files, result, providers)
-
-
-def _run_directory(run_directory: Any, log_format: Any) -> RunDirectory:
-    if log_format not in get_args(LogFormat):
-        raise InputError(f"log_format is {log_format!r}; expected one of {', '.join(get_args(LogFormat))}")
-    if run_directory is None:
-        return RunDirectory(DEFAULT_RUN_DIRECTORY, numbered=True)
-    if not isinstance(run_directory, str | os.PathLike):
-        raise InputError(f"run_directory is a {type(run_directory).__name__}; expected a path")
-    return RunDirectory(Path(run_directory))
-
-
-def _job_of(model: Any, tune_config: Any, path: Path) -> Job:
-    file = None if model is None else str(_model_path(model, path))
-    if isinstance(tune_config, str | os.PathLike):
-        overrides = [] if file is None else [f"model.path={toml_value(file)}"]
-        return load_job(Path(tune_config), overrides, functions_given=True)
-    if isinstance(tune_config, Job):
-        data = tune_config.to_dict()
-    elif isinstance(tune_config, TuningConfig):
-        data = _sections(tune_config)
-    elif isinstance(tune_config, Mapping):
-        data = {name: as_section(section) for name, section in tune_config.items()}
-    else:
-        raise InputError(
-            f"tune_config is a {type(tune_config).__name__}; expected a TuningConfig, or a job: the path of "
-            "its file, or its sections as a dict"
-        )
-    section = data.get("model", {})
-    if file is not None and isinstance(section, Mapping):
-        data["model"] = {**section, "path": file}
-    return job_from_dict(data, Path.cwd(), functions_given=True)
-
-
-def _require_functions(job: Job, has_eval_fn: bool, has_reader: bool) -> None:
-    if not has_eval_fn and not job.evaluation.entries:
-        raise UserCodeError("eval_fn is missing: autotune needs it to tell how good a model is")
-    if has_reader or job.calibration.given:
-        return
-    configs = job.tuning.strategy_kwargs.get("configs")
-    if configs is None:
-        approach: str = job.quantization.approach
-        needing = [] if approach in ("dynamic", "weight_only") else [approach]
-    else:
-        needing = [c.algorithm for c in map(config_from_dict, configs) if c.needs_data]
-    if needing:
-        raise InputError(
-            f"calibration_data_reader is missing: {needing[0]} quantization measures the model on data "
-            "(DynamicQuantConfig, RTNConfig and HQQConfig need none)"
-        )
-
-
-def _sections(config: TuningConfig) -> dict[str, Any]:
-    """The job sections a `TuningConfig` stands for."""
-    configs = config.configs()
-    sizes = {size for c in configs if (size := getattr(c, "calibration_sampling_size", None)) is not None}
-    if len(sizes) > 1:
-        raise InputError(
-            f"TuningConfig: calibration_sampling_size holds {sorted(sizes)}; give one size for all configs"
-        )
-    approaches = frozenset[str]().union(*(c.approaches for c in configs)) - {"float"}
-    others = approaches - {"weight_only"}
-    approach = "auto" if len(others) > 1 else next(iter(others or approaches))
-    return {
-        "tuning": {
-            "strategy": config.strategy,
-            "strategy_kwargs": {"configs": [c.to_dict() for c in configs]},
-            "max_trials": config.max_trials,
-            "timeout": config.timeout,
-        },
-        "accuracy": {"tolerable_loss": config.tolerable_loss},
-        "quantization": {"approach": approach},
-        "calibration": {"samples": max(sizes)} if sizes else {},
-    }
-
-
-def _model_path(model: Any, path: Path) -> Path:
-    """The model's file; a ModelProto is written below the run directory first, beside those of other jobs."""
-    if isinstance(model, str | os.PathLike):
-        return Path(model).absolute()
-    if type(model).__name__ != "ModelProto":
-        raise InputError(f"model is a {type(model).__name__}; expected a path or a ModelProto")
-    from disttune.quantize.digest import model_digest
-    from disttune.quantize.export import save_model
-
-    file = path / f"input-{model_digest(model)[:12]}.onnx"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_model(model, file)
-    except OSError as error:
-        raise RunDirectoryError(
-            f"run_directory {path}: the model cannot be written there: {error.strerror}; give another"
-        ) from error
-    return file
+def _has_trial_process(tune_config: Any) -> bool:
+    """Whether trials run elsewhere, as far as can be told at once; if not, the process is ended again."""
+    section = tune_config.get("runtime") if isinstance(tune_config, Mapping) else None
+    given = section if section is not None else getattr(tune_config, "runtime", None)
+    isolation = given.get("isolation") if isinstance(given, Mapping) else getattr(given, "isolation", None)
+    return bool(isolation != "none")

@@ -12,6 +12,7 @@ from disttune.report.console import ConsoleReport, JsonReport
 from disttune.report.delivery import deliver
 from disttune.report.report import Report
 from disttune.report.search_log import SearchLog
+from disttune.runtime.late_flush import flush_soon
 from disttune.runtime.listener import Silent
 from disttune.runtime.messages import Goodbye
 from disttune.runtime.ranks import run_agent, run_master
@@ -72,7 +73,10 @@ def tune_job(
     def farewell(result: TuningResult, run: RunDirectory) -> Goodbye:
         best_model = deliver(result, run, report.warned)
         report.finished(result, str(best_model))
-        files = {f.name: f.read_bytes() for f in run.path.glob("best.onnx*")} if share_model else None
+        paths = list(best_model.parent.glob("best.onnx*"))
+        flush_soon(paths)
+        is_shared = share_model and transport.size > 1
+        files = {p.name: p.read_bytes() for p in paths} if is_shared else None
         shared = result if share_model else None
         return Goodbye(0, shared, files, providers=tuple(job.model.providers))
 

@@ -1,8 +1,11 @@
 """`TunedModel`: the best model of a job, to be run, saved and looked at."""
 
 import tempfile
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 
@@ -18,14 +21,20 @@ class TunedModel(QuantizedModel):
     `proto` is the ModelProto and `result` everything of result.json and the trial table.
     """
 
-    def __init__(self, proto: onnx.ModelProto, result: TuningResult, providers: Sequence[str]):
-        super().__init__(proto, n_threads=0, providers=providers)
+    def __init__(self, load: Callable[[], onnx.ModelProto], result: TuningResult, providers: Sequence[str]):
+        super().__init__(load, n_threads=0, providers=providers)
         self.result = result
 
 
-def tuned_model_of(files: dict[str, bytes], result: TuningResult, providers: Sequence[str]) -> TunedModel:
-    """The handle for a best model given as the bytes of its files.
+def tuned_model_of(
+    files: Mapping[str, bytes | BinaryIO], result: TuningResult, providers: Sequence[str]
+) -> TunedModel:
+    """The handle for a best model given as its files, which are read when the model is first used.
 
+    Args:
+        files: by name; contents, or open files, which are closed with the handle.
+        result: of the job.
+        providers: of the handle's session.
     Raises:
         DisttuneError: no trial gave a model with a metric.
     """
@@ -39,7 +48,24 @@ def tuned_model_of(files: dict[str, bytes], result: TuningResult, providers: Seq
             or "no trial ran"
         )
         raise DisttuneError(f"no trial has a metric, so there is no best model: {reasons}")
+    tuned = TunedModel(partial(_read, files), result, providers)
+    for content in files.values():
+        if not isinstance(content, bytes):
+            weakref.finalize(tuned, content.close)
+    return tuned
+
+
+def _read(files: Mapping[str, bytes | BinaryIO]) -> onnx.ModelProto:
+    if list(files) == ["best.onnx"]:
+        return onnx.load_model_from_string(_content(files["best.onnx"]))
     with tempfile.TemporaryDirectory(prefix="disttune-best-") as folder:
         for name, content in files.items():
-            Path(folder, Path(name).name).write_bytes(content)
-        return TunedModel(onnx.load(Path(folder, "best.onnx")), result, providers)
+            Path(folder, Path(name).name).write_bytes(_content(content))
+        return onnx.load(Path(folder, "best.onnx"))
+
+
+def _content(file: bytes | BinaryIO) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    file.seek(0)
+    return file.read()

@@ -4,9 +4,7 @@ import contextlib
 import importlib
 import os
 import pkgutil
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +12,8 @@ import typer
 import disttune
 from disttune.config.errors import DisttuneError
 
-DEFAULT_JOB_FILE = Path("disttune.toml")
 # How launchers tell a process its rank. Only rank 0 reads the command line of these commands.
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
-COLLECTIVE = ("tune", "demo")
 
 
 def _tell_version(asked: bool) -> None:
@@ -51,13 +47,13 @@ def command(name: str, hidden: bool = False) -> Callable[[Callable[..., Any]], C
     return app.command(name, hidden=hidden)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given and not DEFAULT_JOB_FILE.is_file():
-        given = ["--help"]
-    if (given and given[0] not in COLLECTIVE) or {"--help", "-h"} & set(given):
-        return _run(given) if _launched_rank() == 0 else 0
+def run_alone(given: list[str]) -> int:
+    """A command of rank 0 alone; returns the exit code."""
+    return _run(given) if _launched_rank() == 0 else 0
+
+
+def run_on_all_ranks(given: list[str]) -> int:
+    """A command that every rank has a part in; returns the exit code."""
     code = _serve() if _launched_rank() > 0 else _run(given)
     _leave(code)
     return code
@@ -65,10 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     """One command line, as rank 0."""
-    if not given and DEFAULT_JOB_FILE.is_file():
-        given = ["tune", str(DEFAULT_JOB_FILE)]
     try:
-        _import_commands()
+        _import_commands(given[0])
         code = app(given, prog_name="disttune", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except DisttuneError as error:
@@ -123,10 +117,12 @@ def _serve() -> int:
     return 0
 
 
-def _import_commands() -> None:
+def _import_commands(name: str) -> None:
+    """The command of this name, where its file has that, too; else all of them."""
     package = importlib.import_module("disttune.cli")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"disttune.cli.{module.name}")
+    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    for module in [name] if name in modules else modules:
+        importlib.import_module(f"disttune.cli.{module}")
 
 
 def _say(text: str) -> None:

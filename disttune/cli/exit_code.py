@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from disttune.api.tune_job import DEFAULT_RUN_DIRECTORY
-from disttune.cli.application import COLLECTIVE, command
+from disttune.cli import COLLECTIVE
+from disttune.cli.application import command
 from disttune.cli.demo import EXAMPLES, demo_directory
 from disttune.config.errors import DisttuneError
 from disttune.runtime.journal import read_journal

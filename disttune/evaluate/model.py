@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +43,7 @@ class QuantizedModel(os.PathLike[str]):
 
     Args:
         source: the model, or a blueprint whose large tensors the session then shares with others; it must
-            not be changed.
+            not be changed. Or what gives the model when it is first needed.
         n_threads: threads for one run, > 0.
         providers: execution providers of onnxruntime, in their order. None of them is silently
             replaced by another.
@@ -56,7 +56,7 @@ class QuantizedModel(os.PathLike[str]):
 
     def __init__(
         self,
-        source: onnx.ModelProto | Blueprint,
+        source: onnx.ModelProto | Blueprint | Callable[[], onnx.ModelProto],
         n_threads: int = 1,
         providers: Sequence[str] = ("CPUExecutionProvider",),
         directory: Path | None = None,
@@ -66,7 +66,8 @@ class QuantizedModel(os.PathLike[str]):
         if isinstance(source, onnx.ModelProto) and any(map(in_memory, source.graph.initializer)):
             source = Blueprint(source, {})
         self._blueprint = source if isinstance(source, Blueprint) else None
-        self._proto = None if isinstance(source, Blueprint) else source
+        self._proto = source if isinstance(source, onnx.ModelProto) else None
+        self._load = None if isinstance(source, onnx.ModelProto | Blueprint) else source
         self._shared = shared or SharedTensors()
         self._n_threads = n_threads
         self._packed = packed
@@ -80,6 +81,8 @@ class QuantizedModel(os.PathLike[str]):
 
     @property
     def proto(self) -> onnx.ModelProto:
+        if self._load is not None:
+            self._proto, self._load = self._load(), None
         if self._proto is None:
             assert self._blueprint is not None
             self._proto = whole_model(self._blueprint.model())

@@ -2,10 +2,12 @@
 
 A model that protobuf cannot serialize gets its tensors in a second file `<name>.data`. That one is put
 in place first; only a crash between the two renames leaves a new data file beside an old model.
+
+Nothing here waits for the disk: a model that a trial opens as a file does not need it, and the best one of a
+job is flushed when the job has ended.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -53,7 +55,6 @@ def save_model(model: ModelProto, path: Path, external_from_bytes: int = LARGE_B
                 with replaced_file(data_path) as data_file:
                     skeleton = _write_tensors(model, data_file, data_path.name)
                 file.write(serialize(skeleton))
-        _sync_folder(path.parent)
     except OSError as error:
         raise RunDirectoryError(
             f"{path}: the model cannot be written: {error.strerror or error}. "
@@ -68,8 +69,6 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     try:
         with temporary.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -124,11 +123,3 @@ def _write_tensors(model: ModelProto, file: BinaryIO, location: str) -> ModelPro
             kept.external_data.add(key=key, value=str(value))
         file.write(raw.data)
     return skeleton
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,15 +12,6 @@ from disttune.runtime.replica import has_memory_files
 from disttune.runtime.scratch import scratch_place
 from disttune.runtime.start_messages import Host
 
-# Open MPI, MPICH and its kin, MVAPICH, Slurm's srun, PALS, Flux
-LOCAL_RANK_VARIABLES = (
-    "OMPI_COMM_WORLD_LOCAL_RANK",
-    "MPI_LOCALRANKID",
-    "MV2_COMM_WORLD_LOCAL_RANK",
-    "PALS_LOCAL_RANKID",
-    "FLUX_TASK_LOCAL_ID",
-    "SLURM_LOCALID",
-)
 VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 
 
@@ -110,12 +101,6 @@ def memory_files_warning(hosts: Mapping[int, Host]) -> str | None:
         f"{who} memory files: what its ranks share is in a file in {folder}; let TMPDIR "
         "name a folder in memory, or a fast disk"
     )
-
-
-def local_rank(environment: Mapping[str, str] = os.environ) -> int:
-    """This rank's number among those of its node, as launchers tell it; 0 where none does."""
-    told = (environment.get(name, "") for name in LOCAL_RANK_VARIABLES)
-    return next((int(text) for text in told if text.isdigit()), 0)
 
 
 def _node() -> str:

@@ -16,6 +16,7 @@ from disttune.config.job_file import dump_job
 from disttune.config.recipes import REDUCE_RANGE
 from disttune.runtime.batch_job import RESERVE_S, batch_end_at
 from disttune.runtime.crew import Crew
+from disttune.runtime.exporter import is_whole
 from disttune.runtime.hosts import binding_warning, memory_files_warning, reduced_range, share_threads
 from disttune.runtime.journal import JournalContents
 from disttune.runtime.journal_writer import Journal
@@ -339,7 +340,7 @@ class Preparation:
         assert self.journal is not None
         assert self._space is not None
         timeout_s = self._trial_timeout_s(baseline_s, given)
-        exported = self._recording.exported
+        exported, n_bytes = self._recording.exported, self._recording.exported_bytes
         self.works = Works(
             self.hosts,
             self._transport.send,
@@ -357,7 +358,7 @@ class Preparation:
             second_path=self._run.second_best_model,
             replay=self._recording,
             elapsed_s=self._now_s(),
-            exported=exported.digest if exported and self._run.best_model.is_file() else None,
+            exported=exported.digest if exported and is_whole(self._run.best_model, n_bytes) else None,
             works=self.works,
         )
         self._listener.opened(

@@ -12,6 +12,7 @@ from disttune.config.errors import DisttuneError
 from disttune.config.job import Job
 from disttune.runtime.agent import Agent
 from disttune.runtime.awake_clock import AwakeClock
+from disttune.runtime.early_process import take_early
 from disttune.runtime.hosts import this_host
 from disttune.runtime.leaving import see_off_later
 from disttune.runtime.listener import Listener
@@ -22,7 +23,6 @@ from disttune.runtime.rare_collections import rare_collections
 from disttune.runtime.result import TuningResult
 from disttune.runtime.run_directory import RunDirectory
 from disttune.runtime.start_messages import Functions, Hello
-from disttune.runtime.supervisor import Supervisor
 from disttune.runtime.transport import Transport
 
 LOOP_S = 0.05  # a loop looks at clocks and memory at least this often
@@ -182,4 +182,4 @@ def _agent(transport: Transport, handed: Mapping[str, Any] | None) -> Agent:
     def send_to(rank: int, message: ToAgent) -> None:
         transport.send(rank, message)
 
-    return Agent(transport.rank, Supervisor(), tell, send_to, AwakeClock(transport.now_s), handed)
+    return Agent(transport.rank, take_early(), tell, send_to, AwakeClock(transport.now_s), handed)

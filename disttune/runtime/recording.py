@@ -52,6 +52,12 @@ class JournalRecording:
         """Trials that need not run again."""
         return len(self._results)
 
+    @property
+    def exported_bytes(self) -> int | None:
+        """How large the file with the best model was when it was written; None where nothing tells."""
+        result = self._results.get(self.exported.digest) if self.exported else None
+        return result.size_bytes if result else None
+
     def proposal(self, stage: int, index: int) -> Candidate | None:
         """The candidate that was proposed there.
 

@@ -4,6 +4,7 @@ Results are on disk before they count: a commit is told, exported and finished u
 has its result durable; handing out does not wait for that.
 """
 
+import math
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Protocol
 
 from disttune.config.errors import DisttuneError, InputError
 from disttune.runtime.command_record import NothingRecorded, Replay, command_record
-from disttune.runtime.exporter import Exporter
+from disttune.runtime.exporter import Exporter, is_quick
 from disttune.runtime.listener import Listener
 from disttune.runtime.messages import (
     Answer,
@@ -346,7 +347,7 @@ class Search:
 
     def _improves_soon(self) -> bool:
         """Whether an export is about to be asked for, which goes before rank 0's next trial."""
-        return any(isinstance(command, Improve) for _, command in self._later)
+        return any(isinstance(c, Improve) and not is_quick(c.trial) for _, c in self._later)
 
     def _cancel(self, command: Cancel) -> None:
         self._busy.pop(command.rank, None)
@@ -366,7 +367,7 @@ class Search:
         durable = self._journal.durable
         while self._later and self._later[0][0] <= durable:
             self._tell(self._later.popleft()[1])
-        self._exporter.start()
+        self._exporter.start(math.inf if self._finishing else self.now_s())
         if self._held and not self._improves_soon():
             held, self._held = self._held, []
             for assign in held:
@@ -378,7 +379,7 @@ class Search:
                 self._record(command)
                 self._listener.committed(command.trial, command.best)
             case Improve():
-                self._exporter.want(command.trial)
+                self._exporter.want(command.trial, self.now_s())
             case OpenStage():
                 self._listener.stage_opened(command.stage.name)
             case Notice():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from disttune.quantize.devices import DEVICE_VARIABLE
-from disttune.runtime.hosts import local_rank
+from disttune.runtime.local_rank import local_rank
 from disttune.runtime.pipe import Pipe, PipeClosedError
 from disttune.runtime.scratch import make_folder, remove_abandoned
 from disttune.runtime.trial_output import TrialOutput
@@ -68,6 +68,9 @@ class Supervisor:
         self._temporary: Path | None = None  # what it leaves there when it is ended goes with it
 
     def start(self) -> None:
+        """Start the process, unless it has been started and not ended since."""
+        if self._process is not None:
+            return
         with contextlib.suppress(OSError):  # no room: it says so itself, when it needs some
             self._temporary = make_folder()
         ours, theirs = socket.socketpair()

@@ -6,6 +6,7 @@ when the pipe closes (the agent may have died before the kernel was asked).
 
 import ctypes
 import faulthandler
+import gc
 import os
 import select
 import signal
@@ -60,11 +61,14 @@ def main(arguments: list[str]) -> None:
     die_with_parent(parent_pid)
     end_with_pipe(descriptor)
     faulthandler.enable(all_threads=False)  # a segfault names the user's line
+    gc.disable()  # nothing that is imported becomes garbage
     # what takes long to import comes after the guards
     from disttune.runtime.pipe import Pipe, PipeClosedError
     from disttune.runtime.trial_worker import TrialWorker
 
     set_up_libraries()
+    gc.freeze()
+    gc.enable()
     pipe = Pipe(socket.socket(fileno=descriptor))
     worker = TrialWorker()
     try:

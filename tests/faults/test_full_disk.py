@@ -154,7 +154,7 @@ def in_memory_at_once(command: list[str]) -> list[str]:
         "import sys; from disttune.runtime import journal_watch, master; "
         "watch = journal_watch.JournalWatch; "
         "master.JournalWatch = lambda journal, warn: watch(journal, warn, 0.2); "
-        "from disttune.cli.application import main; sys.exit(main())"
+        "from disttune.cli import main; sys.exit(main())"
     )
     python, _, _, *arguments = command
     return [python, "-c", code, *arguments]

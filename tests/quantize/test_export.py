@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -81,23 +82,31 @@ def test_a_later_model_takes_the_place_of_the_one_before(tmp_path, limit):
     assert names(tmp_path) == ["best.onnx"] + ["best.onnx.data"] * (limit == 1000)
 
 
-@pytest.mark.parametrize("failing_call", [1, 2])
+class Full(io.FileIO):
+    """A file on a disk that is full."""
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("full", [1, 2])
 @pytest.mark.parametrize("limit", [1000, 10**9])
-def test_a_full_disk_leaves_the_model_before_and_is_told(tmp_path, monkeypatch, failing_call, limit):
+def test_a_full_disk_leaves_the_model_before_and_is_told(tmp_path, monkeypatch, full, limit):
     save_model(wide(1), tmp_path / "best.onnx", external_from_bytes=limit)
     before = {name: (tmp_path / name).read_bytes() for name in names(tmp_path)}
-    calls = []
+    opened = []
 
-    def full(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) >= (failing_call if limit == 1000 else 1):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def opening(path, mode):
+        opened.append(path)
+        is_full = len(opened) == (full if limit == 1000 else 1)
+        return io.BufferedWriter(Full(path, mode) if is_full else io.FileIO(path, mode))
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        RunDirectoryError, match=r"best\.onnx: the model cannot be written: No space left on device"
-    ):
-        save_model(wide(1), tmp_path / "best.onnx", external_from_bytes=limit)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opening)
+        with pytest.raises(
+            RunDirectoryError, match=r"best\.onnx: the model cannot be written: No space left on device"
+        ):
+            save_model(wide(1), tmp_path / "best.onnx", external_from_bytes=limit)
     assert {name: (tmp_path / name).read_bytes() for name in names(tmp_path)} == before
 
 

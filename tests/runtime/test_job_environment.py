@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from disttune.quantize.devices import DEVICE_VARIABLE
-from disttune.runtime.hosts import local_rank, memory_files_warning, this_host
+from disttune.runtime.hosts import memory_files_warning, this_host
+from disttune.runtime.local_rank import local_rank
 from disttune.runtime.replica import Replica, create_memory_file, open_source, write_replica
 from disttune.runtime.supervisor import trial_environment
 from tests.distributed.jobs import make_job, table

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from disttune.config.errors import DisttuneError
+from disttune.runtime.exporter import is_whole
 from disttune.runtime.listener import Silent
 from disttune.runtime.messages import (
     CancelTask,
@@ -258,6 +259,38 @@ def test_an_export_goes_before_the_next_trial_of_rank_0():
 
     order = [type(m).__name__ for _, m in scene.transport.sent if isinstance(m, RunTask | Export)]
     assert order == ["RunTask", "Export"] * 3
+
+
+def test_quick_improvements_make_one_export_and_the_last_one_is_in_the_file():
+    scene = Scene(*(0.1 * i for i in range(1, 8)), seconds=lambda _: 0.1).run()
+
+    assert len(scene.exports()) < 7
+    assert scene.exports()[-1] == 6
+    assert scene.search.finish.status == "goal_not_met"
+
+
+def test_a_quick_improvement_is_exported_within_two_seconds_while_slow_trials_go_on():
+    seconds = iter([0.1, 50.0])
+    scene = Scene(0.5, 0.1, ranks=2, join=1, seconds=lambda _: next(seconds)).run(3.0)
+
+    assert scene.exports() == [0]
+    assert not scene.search.done
+
+
+@pytest.mark.parametrize(
+    ("content", "n_bytes", "expected"),
+    [(b"1234", 4, True), (b"12", 4, False), (None, 4, False), (b"12", None, True)],
+)
+def test_a_file_that_lost_bytes_with_the_power_is_not_the_exported_one(tmp_path, content, n_bytes, expected):
+    if content is not None:
+        (tmp_path / "best.onnx").write_bytes(content)
+    assert is_whole(tmp_path / "best.onnx", n_bytes) is expected
+
+
+def test_the_size_of_a_model_with_its_tensors_elsewhere_tells_nothing(tmp_path):
+    for name in ("best.onnx", "best.onnx.data"):
+        (tmp_path / name).write_bytes(b"12")
+    assert is_whole(tmp_path / "best.onnx", 400)
 
 
 def test_the_search_waits_for_the_last_export():

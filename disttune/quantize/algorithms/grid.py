@@ -89,6 +89,17 @@ class Grid:
         """A layer's codes on this grid."""
         return LayerSolution(codes, self.scale, self.zero_point, report=report)
 
+    def in_groups(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """A weight (n_parts, K, N) as (n_parts, n_groups, group, N), or itself where that cannot be."""
+        size = self.group_size
+        if size is None or weight.shape[1] % size:
+            return weight
+        return weight.reshape(weight.shape[0], -1, size, weight.shape[2])
+
+    def for_groups(self, values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """What is said of each scale, in a shape that broadcasts against what `in_groups` gives."""
+        return values[:, :, np.newaxis] if len(shape) == 4 else self.for_rows(values, shape[1])
+
     def for_rows(self, values: NDArray[Any], n_rows: int) -> NDArray[Any]:
         """What is said of each scale, in a shape that broadcasts against a weight of so many rows."""
         if self.group_size is None:
@@ -130,10 +141,15 @@ def has_signed_scales(scheme: Scheme) -> bool:
 def furthest_on_lowest(rows: Floats, codes: Codes) -> Parameters:
     """Rule 3 for slices as rows: float32 arithmetic as in onnxruntime; zeros have scale 1."""
     values = rows.astype(np.float32)
-    low, high = values.min(axis=1, initial=0), values.max(axis=1, initial=0)
+    return furthest_of_range(values.min(axis=1, initial=0), values.max(axis=1, initial=0), codes)
+
+
+def furthest_of_range(low: NDArray[np.float32], high: NDArray[np.float32], codes: Codes) -> Parameters:
+    """Rule 3 for slices with these ranges, zero being in them."""
     half = (codes[1] - codes[0] + 1) // 2
-    scale = never_zero(np.where(high > -low, high, low) / np.float32(-half))
-    return scale, np.full(len(rows), codes[0] + half, np.int32)
+    furthest = np.where(high > -low, high, low).astype(np.float32)
+    scale = never_zero(furthest / np.float32(-half))
+    return scale, np.full(low.shape, codes[0] + half, np.int32)
 
 
 def never_zero(scale: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -174,3 +190,27 @@ def grid_from(
     scales = np.concatenate([scale for scale, _ in found], axis=1)
     zero_points = np.concatenate([zero_point for _, zero_point in found], axis=1)
     return Grid(scales, zero_points, codes, scheme.group_size)
+
+
+def grid_from_ranges(
+    weight: NDArray[np.float32],
+    scheme: Scheme,
+    codes: Codes,
+    parameters: Callable[[NDArray[np.float32], NDArray[np.float32]], Parameters],
+) -> Grid:
+    """As `grid_from`, where the range of a slice is all that has to be known of it.
+
+    Args:
+        weight: shape (n_parts, K, N).
+        scheme: its granularity makes the slices.
+        codes: lowest and highest in use.
+        parameters: of the lowest and highest values, zero among them, to scale and zero point, in that shape.
+    """
+    zero = np.float32(0)
+    if scheme.granularity == "per_tensor":
+        low, high = weight.min(keepdims=True, initial=zero), weight.max(keepdims=True, initial=zero)
+    else:
+        starts = range(0, weight.shape[1], scheme.group_size or weight.shape[1])
+        low = np.minimum(np.minimum.reduceat(weight, starts, axis=1), zero)
+        high = np.maximum(np.maximum.reduceat(weight, starts, axis=1), zero)
+    return Grid(*parameters(low, high), codes, scheme.group_size)

@@ -89,6 +89,8 @@ class LayerLayout:
             spread = self._spread(values, self.n_inputs)
             rows = np.moveaxis(spread, self.channel_axis, 0).reshape(self.shape[self.channel_axis], -1)
             found, same = rows[:, 0], bool((rows == rows[:, :1]).all())
+        elif len(self.shape) == 2:  # of a matrix every group has one scale
+            return np.ascontiguousarray(values[0].T if self.outputs_first else values[0])
         else:
             size = scheme.group_size or self.n_inputs
             spread, axis = self._spread(values, size), self.group_axis

@@ -12,17 +12,18 @@ Rules:
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from disttune.quantize.algorithms.grid import (
     CodeArray,
     Grid,
     Parameters,
     check_integer_codes,
-    furthest_on_lowest,
-    grid_from,
+    furthest_of_range,
+    grid_from_ranges,
     never_zero,
 )
-from disttune.quantize.algorithms.layer import Floats, LayerProblem, LayerSolution
+from disttune.quantize.algorithms.layer import LayerProblem, LayerSolution
 from disttune.quantize.algorithms.registry import register_layer_algorithm
 from disttune.quantize.algorithms.rounded import Rounded
 from disttune.quantize.parameters import Codes, code_range
@@ -38,36 +39,34 @@ class Rtn:
         scheme, weight = problem.scheme, problem.weight
         check_integer_codes(scheme, weight)
         codes = code_range(scheme.dtype, reduce_range=scheme.reduce_range)
-        parameters = furthest_on_lowest if scheme.symmetric else _asymmetric
-        grid = grid_from(weight, scheme, codes, lambda rows: parameters(rows, codes))
-        plain = Rounded(grid, _codes(weight, grid))
+        parameters = furthest_of_range if scheme.symmetric else _asymmetric
+        values = weight.astype(np.float32)
+        grid = grid_from_ranges(values, scheme, codes, lambda low, high: parameters(low, high, codes))
+        plain = Rounded(grid, _codes(values, grid))
         found = plain
         if scheme.option("mse"):
             found = plain.with_less_error(Rounded.plainly(weight, scheme, "mse"), weight)
         return found.solution_without_data(problem, plain)
 
 
-def _asymmetric(rows: Floats, codes: Codes) -> Parameters:
+def _asymmetric(low: NDArray[np.float32], high: NDArray[np.float32], codes: Codes) -> Parameters:
     """Rule 1."""
     lowest, highest = codes
-    values = rows.astype(np.float32)
-    low, high = values.min(axis=1, initial=0), values.max(axis=1, initial=0)
     scale = (high - low) / np.float32(highest - lowest)
     zero_point = np.floor((-low / never_zero(scale)).astype(np.float64) + 0.5)
     return never_zero(scale), (np.clip(zero_point, 0, highest - lowest) + lowest).astype(np.int32)
 
 
-def _codes(weight: Floats, grid: Grid) -> CodeArray:
+def _codes(weight: NDArray[np.float32], grid: Grid) -> CodeArray:
     """Rule 3."""
     lowest, highest = grid.codes
-    n_rows = weight.shape[1]
-    zeros = (grid.for_rows(grid.zero_point, n_rows) - lowest).astype(np.float32)
-    steps = weight.astype(np.float32)
-    steps *= grid.for_rows(np.float32(1) / grid.scale, n_rows)
-    steps += zeros
+    groups = grid.in_groups(weight)
+    steps = groups * grid.for_groups(np.float32(1) / grid.scale, groups.shape)
+    steps += grid.for_groups((grid.zero_point - lowest).astype(np.float32), groups.shape)
     whole = np.floor(steps)
-    whole += steps - whole >= 0.5  # exact, where adding 0.5 would round
+    steps -= whole
+    whole += steps >= 0.5  # exact, where adding 0.5 would round
     np.clip(whole, 0, highest - lowest, out=whole)
-    codes = whole.astype(np.int32)
+    codes: CodeArray = whole.astype(np.int32).reshape(weight.shape)
     codes += lowest
     return codes

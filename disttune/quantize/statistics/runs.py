@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnxruntime
-import psutil
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
@@ -25,7 +24,6 @@ from disttune.quantize.tensor_memory import n_value_bytes, tensor_values, whole_
 _SHARED_BYTES = 1024  # initializers from this size on are given to sessions as memory
 _CPU = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
-_THIS_PROCESS = psutil.Process()
 
 Array = NDArray[Any]
 Feed = Mapping[str, Array]
@@ -112,7 +110,9 @@ def n_rows(feed: Feed) -> int | None:
 
 
 def _resident_bytes() -> int:
-    rss: int = _THIS_PROCESS.memory_info().rss
+    import psutil  # a search that calibrates nothing does without
+
+    rss: int = psutil.Process().memory_info().rss
     return rss
 
 
