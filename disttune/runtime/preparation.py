@@ -283,6 +283,7 @@ class Preparation:
         assert prepared is not None
         assert space is not None
         assert self.journal is not None
+        assert self.crew is not None
         given = self._job.evaluation.baseline is not None
         if len(values) != len(prepared.objectives):
             raise InputError(
@@ -332,7 +333,7 @@ class Preparation:
             tuning.early_stop_risk if tuning.early_stop == "test" else 0.0,
             self._batch_end(seconds),
         )
-        splitting = Splitting(prepared.n_sample_blocks, seconds)
+        splitting = Splitting(prepared.n_sample_blocks, seconds, len(self.crew.works))
         scheduler = Scheduler(self._strategy, history, policy, self._recording, splitting)
         self._begin_search(scheduler, seconds, given)
 

@@ -173,7 +173,7 @@ class _Session:
         self._cluster = cluster
         self._result = result
         self._known = known
-        self._scheduler = job.scheduler(known)
+        self._scheduler = job.scheduler(known, cluster.n_ranks)
         self._is_first = result.time_s == 0.0
         self._began_s = result.time_s
         self._clock_s = result.time_s  # of the master: when it is free

@@ -107,8 +107,9 @@ class RecordedJob:
         runs = self.trials.values()
         return sum(r.build_s + r.evaluation_s for r in runs) / max(1, len(runs))
 
-    def scheduler(self, recording: Recording | None = None) -> Scheduler:
+    def scheduler(self, recording: Recording | None = None, n_ranks: int = 1) -> Scheduler:
         """The real one, on this job's items."""
+        splitting = replace(self.splitting, n_ranks=n_ranks)
         space, summary = Space({}, {}), ModelSummary((), ("x",), ("y",), 0, 0, 0)
         history = History(Tuning(space, summary, _GOAL), "latency" if self.latency_decides else "first")
         policy = _RecordedStop(
@@ -116,7 +117,7 @@ class RecordedJob:
             max_trials=len(self.trials) + 1 if self.stopped_by is None else 2**62,
             stopped_by=self.stopped_by,
         )
-        return Scheduler(_RecordedStrategy(self), history, policy, recording, self.splitting)
+        return Scheduler(_RecordedStrategy(self), history, policy, recording, splitting)
 
     def run_of(self, item: Item) -> RecordedRun:
         """How it went, or for what the recorded run never began: how it went on average."""

@@ -159,7 +159,7 @@ class Scheduler:
 
     def _may_split(self, entry: Entry) -> bool:
         """Whether ranks are going to be idle while this runs, and it is not run twice already."""
-        if len(entry.ranks) > 1 or self._dispatch.n_workers == 1:
+        if len(entry.ranks) > 1 or max(self._dispatch.n_workers, self._splits.n_ranks) == 1:
             return False
         return self._others_share < 1 if self._course.draws_no_more else not self._course.stage.n_waiting
 

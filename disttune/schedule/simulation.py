@@ -76,6 +76,7 @@ class SimulatedJob:
         calibration_samples: sizes that the job lists.
         bounds: best that the metric of a candidate can still become, look after look.
         n_blocks: that an evaluation can be split into; 0: it cannot.
+        n_ranks: that are going to join, as far as it is known at the start.
         build_s: until a model is built, before `duration_s`.
         evaluation_s: the float model's, as far as it is known at the start.
         latency: of a candidate's model, as a ratio to the float model's; an exception stands for a
@@ -102,6 +103,7 @@ class SimulatedJob:
     latency: Callable[[Candidate], float] = lambda _: 1.0
     bounds: Callable[[Candidate], tuple[float, ...]] = lambda _: ()
     n_blocks: int = 0
+    n_ranks: int = 1
     build_s: float = 0.0
     evaluation_s: float = 0.0
 
@@ -116,7 +118,7 @@ class SimulatedJob:
             self.policy.max_trials,
             self.calibration_samples,
         )
-        splitting = Splitting(self.n_blocks, self.evaluation_s)
+        splitting = Splitting(self.n_blocks, self.evaluation_s, self.n_ranks)
         return Scheduler(self.strategy(), History(tuning, self.objective), self.policy, recording, splitting)
 
     def outcome(self, item: Item) -> Outcome:

@@ -34,10 +34,12 @@ class Splitting:
     Args:
         n_blocks: of samples in an evaluation; 0: it cannot be split.
         evaluation_s: that the float model's took; 0 when it was not measured.
+        n_ranks: of the job; some may join after the first trial has begun.
     """
 
     n_blocks: int = 0
     evaluation_s: float = 0.0
+    n_ranks: int = 1
 
 
 NO_SPLITTING = Splitting()
@@ -51,6 +53,7 @@ class SplitTrials:
     """
 
     def __init__(self, splitting: Splitting):
+        self.n_ranks = splitting.n_ranks
         self._n_blocks = splitting.n_blocks
         self._evaluation_s = splitting.evaluation_s
         self._n_learnt = 0

@@ -195,6 +195,20 @@ def test_no_row_depends_on_parts_or_deaths(n_ranks, nodes, lost, n_blocks, secon
     assert set(settled.values()) == {1}
 
 
+def test_ranks_that_join_after_a_trial_has_begun_have_a_part_in_it():
+    scheduler = SimulatedJob(
+        lambda: Listed(Stage("all", ITEMS[:1])), SPACE, landscape(1), policy=BUDGET, n_blocks=N_BLOCKS,
+        evaluation_s=10.0, n_ranks=2,
+    ).scheduler()  # fmt: skip
+    scheduler.handle(WorkerJoined(0, "node", 0.0))
+    (first,) = [c for c in scheduler.handle(ModelBuilt(0, 0, "m", 0.1)) if isinstance(c, Evaluate)]
+
+    late = scheduler.handle(WorkerJoined(1, "node", 0.2))
+
+    assert 0 < len(first.blocks) < N_BLOCKS / 8
+    assert [(c.rank, c.task) for c in late if isinstance(c, Assign)] == [(1, 0)]
+
+
 def test_every_block_is_scored_once_and_one_rank_puts_the_scores_together():
     ranks = Ranks(3)
     first = next(iter(ranks.assigned))
