@@ -91,6 +91,7 @@ class JobData:
     warnings: tuple[str, ...] = ()
     memory: TensorMemory = field(default_factory=TensorMemory)
     shelf: ReplicaShelf | None = None
+    _digested: set[Path] = field(default_factory=set)  # files of the user's code
 
     @classmethod
     def prepare(
@@ -225,11 +226,19 @@ class JobData:
         data |= {p for p in self.recorder.paths if p.suffix != ".py" and p != self.job.model.path}
         if "eval_fn" not in self.functions:  # whose digest holds what it uses, and no more of the script
             code |= {p for p in self.recorder.paths if p.suffix == ".py"}
+        self._digested = code
         return {
             "model": model_digest(self.original),
             "data": _joined(self.feeds.digest, self._digest_below(data)),
             "code": _joined(code_digest, self._digest_below(code)),
         }
+
+    def late_code(self) -> tuple[str, ...]:
+        """Files of the user's code that were imported after `digests` were made, below the job's folder."""
+        if self.recorder is None or "eval_fn" in self.functions:
+            return ()
+        late = {p for p in self.recorder.paths if p.suffix == ".py"} - self._digested
+        return tuple(sorted(os.path.relpath(path, self.job.folder) for path in late))
 
     def user_files(self) -> dict[str, bytes]:
         """The user's files that other nodes need, by path below the job's folder."""

@@ -266,6 +266,12 @@ class Preparation:
         assert self.crew is not None
         given, recorded = self._job.evaluation.baseline, self._recording.baseline
         values, seconds = message.values, message.seconds
+        if message.late_code:
+            late = ", ".join(message.late_code)
+            self._warn(
+                f"{late}: imported only while the evaluation runs, so that a change there goes unnoticed on "
+                "resume: import it at the top of your code, or use --fresh after a change"
+            )
         if given is not None:
             values, seconds = tuple(given), 0.0
         elif recorded is not None:

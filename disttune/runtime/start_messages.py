@@ -101,8 +101,11 @@ class Prepared(ToMaster):
 
 @dataclass(frozen=True, slots=True)
 class BaselineMeasured(ToMaster):
+    """The float model's metrics; `late_code` are the user's files that were imported only meanwhile."""
+
     values: tuple[float, ...]
     seconds: float
+    late_code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,7 +230,7 @@ class TrialWorker:
                 values = evaluate(data.evaluators, model)
         except TrialError as error:
             raise UserCodeError(f"the float model could not be evaluated: {error}") from error
-        return BaselineMeasured(values, time.monotonic() - started_s)
+        return BaselineMeasured(values, time.monotonic() - started_s, data.late_code())
 
     # Statistics
 

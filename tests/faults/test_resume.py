@@ -128,6 +128,16 @@ def test_journal_of_an_older_disttune_goes_on_where_nothing_that_counts_has_chan
     assert len(records(folder / "run", ResultRecord)) == 6
 
 
+def test_code_that_is_imported_only_while_it_evaluates_is_named(tmp_path: Path):
+    job = make_job(tmp_path, "import late", max_trials=1)
+    (tmp_path / "late.py").write_text("")
+
+    ended = run(disttune("tune", job, "-o", tmp_path / "run"))
+
+    assert ended.code == 3, ended.text
+    assert ended.text.count("late.py: imported only while the evaluation runs") == 1
+
+
 def write_as_of_version(journal: Path, version: str, without: tuple[str, ...]) -> None:
     """Let another disttune have written a journal that did not know some keys of its first line."""
     first, *others = journal.read_bytes().splitlines(keepends=True)
