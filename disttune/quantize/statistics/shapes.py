@@ -43,7 +43,10 @@ def tensor_bytes(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, int]
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param in known:
                 dimension.dim_value = known[dimension.dim_param]
-    sizes = {name: _bytes(value) for name, value in _inferred(light).items()}
+    sizes = {name: _bytes(value) for name, value in _declared(light.graph).items()}
+    made = {name for node in light.graph.node for name in node.output if name}
+    if None in sizes.values() or not made <= sizes.keys():
+        sizes = {name: _bytes(value) for name, value in _inferred(light).items()}
     largest = max((size for size in sizes.values() if size is not None), default=0)
     return {name: largest if size is None else size for name, size in sizes.items()}
 
