@@ -10,7 +10,7 @@ Rules:
    copied, one for each way; ops that are not in the space go with the first.
 4. The scales of normalizations take the commonest type of the candidate's weights; powers of two where all
    activations have them.
-The rules are those of `reference.schemes`, so that the two engines build the same models.
+The engine "reference" takes rules 1 and 3 from here.
 """
 
 from collections import Counter

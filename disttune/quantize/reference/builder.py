@@ -11,6 +11,8 @@ from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
 from disttune.config.errors import InternalError, TrialError
 from disttune.config.schemes import OpConfig
+from disttune.quantize.builder.float_model import read_float_model
+from disttune.quantize.builder.tensor_schemes import activation_schemes, copy_shared_weights
 from disttune.quantize.counts import count_quantized
 from disttune.quantize.engine import RESOLVED_RECIPES, WRITTEN_RECIPES, EngineSettings
 from disttune.quantize.preprocess import first_line
@@ -18,7 +20,7 @@ from disttune.quantize.quiet import quiet_onnxruntime
 from disttune.quantize.reduced_range import with_reduced_ranges
 from disttune.quantize.reference.calibration import Calibration
 from disttune.quantize.reference.dynamic import quantize_dynamic_ops
-from disttune.quantize.reference.schemes import copy_shared_weights
+from disttune.quantize.reference.schemes import use_copies
 from disttune.quantize.reference.static import quantize_static_ops
 from disttune.quantize.reference.weight_only import quantize_weights
 from disttune.quantize.size import LARGE_BYTES, model_bytes
@@ -47,6 +49,7 @@ class Builder:
         self._valid = _invalid(prepared) is None  # onnxruntime also runs models that onnx calls invalid
         with quiet_onnxruntime(settings.directory):
             self._inferred = _with_types(prepared)
+        self._float = read_float_model(self._inferred)
         self._calibration = Calibration(self._inferred, feeds, settings)
 
     def build(self, candidate: Candidate) -> ModelProto:
@@ -63,12 +66,13 @@ class Builder:
 
     def _quantized(self, candidate: Candidate, configs: Mapping[str, OpConfig]) -> ModelProto:
         model = _copy(self._inferred)
-        copy_shared_weights(model, candidate)
+        use_copies(model, copy_shared_weights(self._float, candidate))
         static = {op: c for op, c in configs.items() if c.approach == "static"}
         dynamic = {op: c for op, c in configs.items() if c.approach == "dynamic"}
         weight_only = {op: c for op, c in configs.items() if c.approach == "weight_only"}
         if static:
-            model = quantize_static_ops(model, static, self._calibration, dict(candidate.recipes))
+            schemes = activation_schemes(self._float, static)
+            model = quantize_static_ops(model, static, schemes, self._calibration, dict(candidate.recipes))
             sort_nodes(model.graph)
         if dynamic:
             if static:

@@ -1,17 +1,12 @@
-"""Which tensor takes which scheme, and how onnxruntime's quantizer is told.
+"""How onnxruntime's quantizer is told which tensor takes which scheme.
 
-Rules:
-1. An activation takes the scheme of its first consumer, in graph order, that is quantized statically;
-   where there is none, that of its producer. One tensor has one scheme, as in `quantize_static`: a
-   consumer in float reads the quantized tensor too.
-2. Tensors that only pass values on (after Reshape, Transpose, MaxPool ...) share their input's.
-3. A constant operand that is neither weight nor bias (of an Add, say) takes its op's activation scheme;
+What activations take, and which weights are copied, is decided where the fast engine decides it:
+`builder.tensor_schemes`. Beside that:
+1. Tensors that only pass values on (after Reshape, Transpose, MaxPool ...) share their input's.
+2. A constant operand that is neither weight nor bias (of an Add, say) takes its op's activation scheme;
    one that several ops read, the first's.
-4. A weight that several ops of the space read in different ways (scheme, static or dynamic, float) is
-   copied, one for each way; ops that are not in the space go with the first.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +15,9 @@ from onnxruntime.quantization import QuantType
 
 from disttune.config.errors import TrialError
 from disttune.config.schemes import OpConfig, Scheme
+from disttune.quantize.builder.tensor_schemes import WeightCopies
 from disttune.quantize.sources import FIRST_BIAS, WEIGHT_INPUTS
 from disttune.quantize.summary import channel_axis
-from disttune.quantize.topology import unused_name
-from disttune.space.candidate import Candidate
 
 QUANT_TYPES = {
     "int8": QuantType.QInt8,
@@ -51,24 +45,6 @@ def quant_type(op: str, scheme: Scheme) -> QuantType:
     return QUANT_TYPES[scheme.dtype]
 
 
-def activation_schemes(model: ModelProto, configs: Mapping[str, OpConfig]) -> dict[str, Scheme]:
-    """Rule 1: scheme of every activation around the ops, in graph order.
-
-    Args:
-        model: the float model.
-        configs: static configs by node name.
-    """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    nodes = [(node, configs[node.name].activation) for node in model.graph.node if node.name in configs]
-    reads = [(name, scheme) for node, scheme in nodes for name in node.input]
-    writes = [(name, scheme) for node, scheme in nodes for name in node.output]
-    schemes: dict[str, Scheme] = {}
-    for name, scheme in reads + writes:
-        if name and name not in constants and scheme is not None:
-            schemes.setdefault(name, scheme)
-    return schemes
-
-
 def tensor_overrides(
     model: ModelProto, configs: Mapping[str, OpConfig], activations: Mapping[str, Scheme]
 ) -> Overrides:
@@ -78,7 +54,7 @@ def tensor_overrides(
     quantizer without it waits for ever for the parameters of that data.
 
     Args:
-        model: the float model, after `copy_shared_weights`.
+        model: the float model, after `use_copies`.
         configs: static configs by node name.
         activations: the schemes of the activations that exist as float tensors.
     """
@@ -97,38 +73,17 @@ def tensor_overrides(
     return overrides
 
 
-def copy_shared_weights(model: ModelProto, candidate: Candidate) -> None:
-    """Rule 4, in place."""
-    tensors = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
-    taken = {t.name for t in model.graph.initializer} | {n for node in model.graph.node for n in node.output}
-    names: dict[str, dict[tuple[Any, ...], str]] = defaultdict(dict)  # weight, then way: name of the copy
-    ops = set(candidate.ops)
+def use_copies(model: ModelProto, copies: WeightCopies) -> None:
+    """Let nodes read their copies of shared weights, in place."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, origin in copies.origins.items():
+        copy = model.graph.initializer.add()
+        copy.CopyFrom(tensors[origin])
+        copy.name = name
     for node in model.graph.node:
-        if node.name not in ops:
-            continue
-        for i in WEIGHT_INPUTS.get(node.op_type, ()):
-            if i >= len(node.input) or node.input[i] not in tensors:
-                continue
-            weight = tensors[node.input[i]]
-            copies = names[weight.name]
-            way = _way(node, candidate.config_of(node.name), len(weight.dims))
-            if way not in copies:
-                copies[way] = unused_name(weight.name, taken) if copies else weight.name
-                taken.add(copies[way])
-                if copies[way] != weight.name:
-                    copy = model.graph.initializer.add()
-                    copy.CopyFrom(weight)
-                    copy.name = copies[way]
-            node.input[i] = copies[way]
-
-
-def _way(node: NodeProto, config: OpConfig, rank: int) -> tuple[Any, ...]:
-    """Equal for two readers of a weight exactly when one copy does for both."""
-    scheme = config.weight or config.activation
-    if not config.quantized or scheme is None:
-        return ("float",)
-    axis = channel_axis(node, rank) if scheme.granularity == "per_channel" else None
-    return (config.approach, scheme, axis)
+        if node.name in copies.inputs:
+            del node.input[:]
+            node.input.extend(copies.inputs[node.name])
 
 
 def _constant_scheme(node: NodeProto, position: int, config: OpConfig) -> Scheme | None:
@@ -136,7 +91,7 @@ def _constant_scheme(node: NodeProto, position: int, config: OpConfig) -> Scheme
         return config.weight or config.activation
     if position >= FIRST_BIAS.get(node.op_type, len(node.input)):
         return None
-    return config.activation  # rule 3
+    return config.activation  # rule 2
 
 
 def _constant_override(node: NodeProto, position: int, rank: int, scheme: Scheme) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto
 from onnxruntime.quantization import QDQQuantizer, QuantFormat
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.quant_utils import update_opset_version
@@ -14,12 +14,13 @@ from disttune.config.recipes import RecipeValue, op_types_of
 from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.preprocess import first_line
 from disttune.quantize.reference.calibration import Calibration
-from disttune.quantize.reference.schemes import Overrides, activation_schemes, quant_type, tensor_overrides
+from disttune.quantize.reference.schemes import Overrides, quant_type, tensor_overrides
 
 
 def quantize_static_ops(
     model: ModelProto,
     configs: Mapping[str, OpConfig],
+    schemes: Mapping[str, Scheme],
     calibration: Calibration,
     recipes: Mapping[str, RecipeValue],
 ) -> ModelProto:
@@ -33,6 +34,7 @@ def quantize_static_ops(
     Args:
         model: float model with shapes, used up.
         configs: static configs by node name, not empty.
+        schemes: of activations.
         calibration: ranges of the model's activations.
         recipes: `add_qdq_pair_to_weight`, `dedicated_qdq_pair`, `optypes_to_exclude_output_quant` and
             `quantize_bias`.
@@ -41,8 +43,6 @@ def quantize_static_ops(
     """
     for op, config in configs.items():
         _check(op, config)
-    floats = _float_names(model)
-    schemes = {n: s for n, s in activation_schemes(model, configs).items() if n in floats}
     ranges = calibration.ranges(schemes)
     overrides = tensor_overrides(model, configs, {name: schemes[name] for name in ranges})
     try:
@@ -122,11 +122,6 @@ def _check(op: str, config: OpConfig) -> None:
             f"{config.activation.dtype} activations with {(config.weight or config.activation).dtype} weights"
         )
         raise TrialError(f"op {op}: onnxruntime's quantizer does not do {pair}") from None
-
-
-def _float_names(model: ModelProto) -> set[str]:
-    values: tuple[ValueInfoProto, ...] = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
 
 
 def _commonest_types(configs: Mapping[str, OpConfig]) -> tuple[object, object]:
