@@ -4,10 +4,16 @@ A crash, hang or out-of-memory of an evaluation is then one of the whole rank.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
+from disttune.runtime.blas_threads import one_blas_thread
+from disttune.runtime.messages import EvaluateModel
+from disttune.runtime.start_messages import MeasureBaseline
 from disttune.runtime.supervisor import Death
 from disttune.runtime.trial_worker import TrialWorker
+
+OF_THE_USER = (EvaluateModel, MeasureBaseline)  # what runs their code keeps its threads
 
 
 class InlineHost:
@@ -29,7 +35,8 @@ class InlineHost:
         return []
 
     def send(self, message: object) -> None:
-        answer = self._worker.handle(message)
+        with nullcontext() if isinstance(message, OF_THE_USER) else one_blas_thread():
+            answer = self._worker.handle(message)
         if answer is not None:
             self._answers.append(answer)
 
