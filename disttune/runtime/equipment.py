@@ -6,6 +6,9 @@ the node, or fetched from rank 0.
 
 import pickle
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from disttune.quantize.work import Work
 from disttune.runtime.memory_files import ArrivingFile, MemoryFiles
@@ -102,7 +105,8 @@ class Equipment:
         """A file for another node: in parts when it is large (MPI counts bytes in 31 bits)."""
         if name in self._results:
             return [FileBytes(name, self._results.raw(name))]
-        raw = memoryview(self._files.raw(name))
+        # no memoryview: Python 3.11 crashes when it finds one of those behind a PickleBuffer in a cycle
+        raw: Any = np.frombuffer(self._files.raw(name), np.uint8)
         parts = [pickle.PickleBuffer(raw[i : i + PART_BYTES]) for i in range(0, len(raw), PART_BYTES)]
         return [FileBytes(name, part, is_last=part is parts[-1]) for part in parts]
 

@@ -1,5 +1,8 @@
 """A memory file that comes from another node in parts."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,3 +32,24 @@ def test_a_file_arrives_as_it_was_sent(part_bytes, monkeypatch):
     np.testing.assert_array_equal(copy.array("a"), sent["a"])
     here.close()
     there.close()
+
+
+def test_parts_that_are_left_in_a_cycle_are_collected():
+    """In a process of its own: what it guards against ends the interpreter."""
+    code = (
+        "import gc\n"
+        "from disttune.runtime import equipment\n"
+        "from disttune.runtime.replica import write_replica\n"
+        "equipment.PART_BYTES = 1000\n"
+        "for _ in range(50):\n"
+        "    here = equipment.Equipment(lambda m: None, lambda m: None)\n"
+        "    write_replica(here.new('x').descriptor, {'a': bytes(9000)})\n"
+        "    cycle = here.bytes_of('x')\n"
+        "    cycle.append(cycle)\n"
+        "    here.close()\n"
+        "    del cycle\n"
+        "    gc.collect()\n"
+        "print('alive')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.stdout, ended.returncode) == ("alive\n", 0)
