@@ -68,7 +68,7 @@ def _lead(
         inline = job.runtime.isolation == "none"
         functions = pack(handed, inline) if handed else None
     except Exception as error:
-        dismiss(transport, getattr(error, "exit_code", 1), str(error))
+        dismiss(transport, getattr(error, "exit_code", 1), str(error), type(error).__name__)
         raise
     handle = _Handle()
     result = tune_job(

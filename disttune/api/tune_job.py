@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from disttune.config.auto_search_job import AUTO_SEARCH
-from disttune.config.errors import DisttuneError, InputError
+from disttune.config.errors import error_class
 from disttune.config.job import Job
 from disttune.report.console import ConsoleReport, JsonReport
 from disttune.report.delivery import deliver
@@ -87,20 +87,17 @@ def serve(transport: Transport, handed: Mapping[str, Any] | None = None) -> Good
     """Serve rank 0 until the job ends; called on every other rank.
 
     Raises:
-        InputError: rank 0 raised one.
-        DisttuneError: the job ended with another message for the user.
+        DisttuneError: the job ended with a message for the user; of the class that rank 0 raises.
     """
     goodbye = run_agent(transport, handed)
-    if goodbye.exit_code == InputError.exit_code:
-        raise InputError(goodbye.message)
     if goodbye.exit_code != 0:
-        error = DisttuneError(goodbye.message)
+        error = error_class(goodbye.error, goodbye.exit_code)(goodbye.message)
         error.exit_code = goodbye.exit_code
         raise error
     return goodbye
 
 
-def dismiss(transport: Transport, exit_code: int, message: str) -> None:
-    """Let the other ranks end: rank 0 found a mistake before the job began."""
+def dismiss(transport: Transport, exit_code: int, message: str, error: str = "") -> None:
+    """Let the other ranks end: rank 0 found a mistake before the job began; `error` is its class."""
     for rank in range(1, transport.size):
-        transport.send(rank, Goodbye(exit_code, message=message))
+        transport.send(rank, Goodbye(exit_code, message=message, error=error))

@@ -53,3 +53,11 @@ class TrialError(DisttuneError):
 
 class InternalError(DisttuneError):
     pass
+
+
+def error_class(name: str, exit_code: int) -> type[DisttuneError]:
+    """The class of this name here; for one that is defined elsewhere what its exit code says."""
+    found = globals().get(name)
+    if isinstance(found, type) and issubclass(found, DisttuneError):
+        return found
+    return InputError if exit_code == InputError.exit_code else DisttuneError

@@ -232,6 +232,7 @@ class Goodbye(ToAgent):
     """The end.
 
     Args:
+        message: why it ended with an error; `error` is its class.
         result: what `autotune()` returns on every rank.
         model: that result's files, by name.
         providers: of onnxruntime, to run it with.
@@ -244,6 +245,7 @@ class Goodbye(ToAgent):
     message: str = ""
     providers: tuple[str, ...] = ()
     beside: tuple[ProcessId, ...] = ()
+    error: str = ""
 
 
 # Any way

@@ -112,7 +112,7 @@ def run_master(
             goodbye = farewell(result, run)
         return result
     except DisttuneError as error:
-        goodbye = Goodbye(error.exit_code, message=str(error))
+        goodbye = Goodbye(error.exit_code, message=str(error), error=type(error).__name__)
         raise
     finally:
         for rank in range(transport.size):

@@ -114,7 +114,7 @@ def error_of(**changes):
     try:
         disttune.autotune(**{**arguments, **changes}, run_directory="run_wrong", log_format="quiet")
     except disttune.DisttuneError as error:
-        return [isinstance(error, InputError), error.exit_code, str(error)]
+        return [type(error).__name__, error.exit_code, str(error)]
 
 q = disttune.autotune("model.onnx", CONFIG, evaluate, Reader(), run_directory="run", log_format="quiet")
 facts = told(q) | {
@@ -198,7 +198,7 @@ def test_every_rank_gets_the_same_result_and_the_same_errors(tmp_path: Path):
     assert told[0] == told[1]
     assert len(told[0]["metrics"]) == 2
     assert told[0]["result"]["ranks"] == 2
-    assert [(is_input, code) for is_input, code, _ in told[0]["errors"]] == [(True, 2), (False, 1)]
+    assert [(name, code) for name, code, _ in told[0]["errors"]] == [("DataError", 2), ("DisttuneError", 1)]
     assert [text.partition(":")[0] for _, _, text in told[0]["errors"]] == [
         "calibration_data_reader is of type int; it must be a reader with get_next(), an iterable of feeds "
         "{input",
