@@ -13,8 +13,9 @@ from disttune.cli.application import command
 from disttune.config.job import Job
 from disttune.config.job_file import load_job
 from disttune.config.toml_text import toml_value
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 
 
 @command("space")

@@ -47,8 +47,9 @@ from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.history import History
 from disttune.schedule.scheduler import Scheduler
 from disttune.schedule.splitting import Splitting
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from disttune.strategy.registry import make_strategy
 from disttune.strategy.tuning import Tuning
 

@@ -7,9 +7,10 @@ import random
 from collections.abc import Callable, Sequence
 
 from disttune.config.quantization_section import QuantizationSection
+from disttune.space.build import build_space
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary, WeightSummary
 
 METHODS = frozenset({"minmax", "percentile"})

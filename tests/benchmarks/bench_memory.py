@@ -36,8 +36,8 @@ from disttune.runtime.start_messages import (
     Prepared,
 )
 from disttune.runtime.supervisor import Supervisor
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import build_space
 from tests.benchmarks.bench_statistics import _attention, _linear, _normalized
 from tests.models import Graph, value
 

@@ -11,8 +11,9 @@ from disttune.runtime.messages import Answer, Built, EvaluateModel, Export, Expo
 from disttune.runtime.replica import create_memory_file
 from disttune.runtime.start_messages import BaselineMeasured, Functions, MeasureBaseline, Prepare, Prepared
 from disttune.runtime.trial_worker import TrialWorker
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from tests.distributed.jobs import make_job
 
 

@@ -17,8 +17,8 @@ from disttune.quantize.graph import prepare
 from disttune.quantize.shared_tensors import SharedTensors
 from disttune.quantize.summary import summarize
 from disttune.quantize.tensor_memory import in_memory, whole_model
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import build_space
 from tests import models
 from tests.models import feeds
 

@@ -15,8 +15,9 @@ from disttune.config.schemes import OpConfig, Scheme
 from disttune.quantize.engine import EngineSettings
 from disttune.quantize.fast import FastEngine
 from disttune.quantize.target_check import TargetReport, check_target
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability, target_names
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from tests.models import Graph, attention, depthwise_cnn, feeds, mlp, tiny_cnn, value
 from tests.quantize.engines import Tried, dynamic, outputs, static
 from tests.quantize.pairs import Pair

@@ -37,9 +37,9 @@ from disttune.runtime.start_messages import (
 )
 from disttune.runtime.trial_worker import TrialWorker
 from disttune.schedule.early_stop import StopRule
+from disttune.space.build import build_space
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability
-from disttune.space.space import build_space
 from disttune.strategy import Probe
 from tests.models import Graph, mlp, value
 

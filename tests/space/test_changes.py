@@ -4,9 +4,9 @@ import pytest
 
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.schemes import FLOAT32
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
 from disttune.space.changes import has_both_approaches, in_approach, switched_to, with_recipes_switched
-from disttune.space.space import build_space
 from tests.builders import chain
 
 METHODS = frozenset({"minmax", "percentile"})

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disttune.config.quantization_section import QuantizationSection
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
 from disttune.space.dimensions import op_dimensions, op_type_dimensions
-from disttune.space.space import build_space
 from tests.builders import chain, model, op
 from tests.strategy.drawn import drawn
 

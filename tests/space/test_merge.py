@@ -3,8 +3,9 @@ import pytest
 from disttune.config.errors import InputError
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.schemes import OpConfig
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from disttune.space.summary import ModelSummary
 from tests.builders import chain, model, op
 

@@ -6,12 +6,12 @@ import pytest
 
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.schemes import FLOAT32, OpConfig, Scheme
+from disttune.space.build import build_space
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability
 from disttune.space.cost import CostModel
 from disttune.space.precisions import bits_of, is_of, precision_name
 from disttune.space.quantizer_groups import quantizer_groups
-from disttune.space.space import build_space
 from disttune.space.summary import ModelSummary, OpSummary, WeightSummary
 from tests.builders import chain, model, op
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.schemes import FLOAT32
+from disttune.space.build import build_space
 from disttune.space.capability import APPROACHES, load_capability
 from disttune.space.compute import quantized_share, types_by_compute
-from disttune.space.space import build_space
 from tests.builders import chain, model
 
 METHODS = frozenset({"minmax", "percentile"})

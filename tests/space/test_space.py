@@ -8,10 +8,11 @@ from disttune.config.errors import InputError
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.recipes import RECIPES
 from disttune.config.schemes import FLOAT32, OpConfig
+from disttune.space.build import build_space
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability
 from disttune.space.float_recipes import FLOAT_RECIPES
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from disttune.space.summary import ModelSummary
 from tests.builders import chain, model, op
 

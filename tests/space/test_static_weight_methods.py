@@ -5,8 +5,9 @@ import pytest
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.schemes import METHODS
 from disttune.config.weight_methods import WEIGHT_METHODS
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from tests.builders import chain
 
 STATIC = ("adaround", "adaquant", "seqmse", "gptq", "flip")

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from disttune.config.quantization_section import QuantizationSection
 from disttune.config.schemes import OpConfig, Scheme
+from disttune.space.build import build_space
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from disttune.space.summary import WeightSummary
 from tests.builders import chain, model, op
 

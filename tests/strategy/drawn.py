@@ -11,9 +11,10 @@ from disttune.config.errors import InputError
 from disttune.config.quantization_section import QuantizationSection
 from disttune.schedule.exit_policy import ExitPolicy
 from disttune.schedule.simulation import SimulatedJob
+from disttune.space.build import build_space
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from disttune.space.summary import ModelSummary, OpSummary
 from disttune.strategy.registry import Strategy
 from tests.builders import model, op

@@ -5,9 +5,10 @@ from typing import Any
 
 from disttune.config.goal import Goal, Objective
 from disttune.config.quantization_section import QuantizationSection
+from disttune.space.build import build_space
 from disttune.space.candidate import Candidate
 from disttune.space.capability import load_capability
-from disttune.space.space import Space, build_space
+from disttune.space.space import Space
 from disttune.space.summary import ModelSummary
 from disttune.strategy import Stage, StageResult, Strategy, Tuning
 from tests.builders import chain
