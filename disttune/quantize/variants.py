@@ -9,13 +9,12 @@ give one model. Of the models themselves only the last few are kept.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto
 
 from disttune.config.errors import TrialError
-from disttune.config.recipes import RecipeValue
 from disttune.quantize.bias_correction import FastBiasCorrection
 from disttune.quantize.builder.build import Builder
 from disttune.quantize.builder.ranges import Ranges
@@ -26,9 +25,7 @@ from disttune.quantize.engine import EngineSettings
 from disttune.quantize.equivalence import MOST_DIFFERENCE, N_CHECKED, largest_difference
 from disttune.quantize.layer_solver import LayerSolver
 from disttune.quantize.layers import has_layers
-from disttune.quantize.passes.cross_layer_equalization import FOR_ONE_SCALE, GATE
 from disttune.quantize.passes.graph_pass import ORDER, find_pass
-from disttune.quantize.passes.smooth_quant import ALPHA, PER_TENSOR
 from disttune.quantize.sequential_correction import correct_sequentially, shifted
 from disttune.quantize.shelf import put_on
 from disttune.quantize.statistics.channels import (
@@ -41,66 +38,22 @@ from disttune.quantize.statistics.kept_tensors import KeptTensors
 from disttune.quantize.statistics.layer_means import LayerMeans, as_arrays, from_arrays, measure_layer_means
 from disttune.quantize.statistics.measure_channels import measure_channels
 from disttune.quantize.statistics.statistics import Statistics
+from disttune.quantize.variant import (
+    BIAS_CORRECTION,
+    FAST_BIAS_CORRECTION,
+    WEIGHT_CORRECTION,
+    Feed,
+    Recipes,
+    Variant,
+    belongs,
+    variant_recipes,
+    without_variant,
+)
 from disttune.quantize.weight_correction import WeightCorrection
 from disttune.quantize.work import Results, Work
 from disttune.space.candidate import Candidate
 
-CORRECTIONS = ("weight_correction", "fast_bias_correction", "bias_correction")
-WEIGHT_CORRECTION, FAST_BIAS_CORRECTION, BIAS_CORRECTION = CORRECTIONS
-# Recipes that look at how many scales weights have, and what tells them that it is one.
-HINTS = {(ALPHA, "auto"): PER_TENSOR, (GATE, True): FOR_ONE_SCALE}
 _KEPT = 4  # a variant costs as much memory as the model
-Recipes = tuple[tuple[str, RecipeValue], ...]
-Feed = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """One variant, ready to build from.
-
-    Args:
-        recipes: those of its passes; none for the prepared model itself.
-        model: the float model.
-        report: what each pass changed, for people.
-        skipped: op or place to the reason why a pass left it as it is.
-        ranges: of its activations.
-        builder: of its candidates.
-        solver: of its layers.
-    """
-
-    recipes: Recipes
-    model: ModelProto
-    report: tuple[str, ...]
-    skipped: Mapping[str, str]
-    ranges: Ranges
-    builder: Builder
-    solver: LayerSolver
-
-    @property
-    def digest(self) -> str:
-        """Of the model."""
-        return self.solver.model_digest
-
-
-def variant_recipes(candidate: Candidate) -> Recipes:
-    """The recipes of a candidate that change its float graph, with those that go with them by name."""
-    passes = [name for name in ORDER if dict(candidate.recipes).get(name)]
-    own = tuple((r, v) for r, v in candidate.recipes if any(_belongs(r, name) for name in passes))
-    if not HINTS.keys().isdisjoint(own) and _is_mostly_per_tensor(candidate):
-        own = (*own, *((hint, True) for recipe, hint in HINTS.items() if recipe in own))
-    return own
-
-
-def _is_mostly_per_tensor(candidate: Candidate) -> bool:
-    weights = [config.weight for config in candidate.configs().values() if config.weight is not None]
-    return 2 * sum(weight.granularity == "per_tensor" for weight in weights) > len(weights)
-
-
-def without_variant(candidate: Candidate) -> Candidate:
-    """The candidate as the builder of its variant sees it."""
-    taken = (*ORDER, *CORRECTIONS)
-    rest = [(r, v) for r, v in candidate.recipes if not any(_belongs(r, name) for name in taken)]
-    return replace(candidate, recipes=tuple(rest)) if len(rest) < len(candidate.recipes) else candidate
 
 
 class Variants:
@@ -308,7 +261,7 @@ class Variants:
         return {"names": np.array(list(done.shifts), dtype=np.str_), "skipped": told, **shifts}
 
     def _run_channels(self, recipes: Recipes, number: int) -> Results:
-        before = tuple((r, v) for r, v in recipes if any(_belongs(r, name) for name in ORDER[:number]))
+        before = tuple((r, v) for r, v in recipes if any(belongs(r, name) for name in ORDER[:number]))
         model = self._made(before).model
         tensors = find_pass(ORDER[number]).channel_tensors(model, dict(recipes))
         n_threads, providers = self._settings.n_threads, self._settings.providers
@@ -437,10 +390,6 @@ def _with_learned_shifts(blueprint: Blueprint, variant: Variant, candidate: Cand
         return blueprint
     layers = FloatLayers(variant.model)
     return shifted(blueprint, variant.model, {op: layers.alpha(op) * s for op, s in shifts.items()})
-
-
-def _belongs(recipe: str, name: str) -> bool:
-    return recipe == name or recipe.startswith(f"{name}_")
 
 
 def _hash(text: str) -> str:

@@ -18,7 +18,7 @@ from disttune.quantize.equivalence import largest_difference
 from disttune.quantize.graph import prepare
 from disttune.quantize.passes.cross_layer_equalization import FOR_ONE_SCALE, GATE
 from disttune.quantize.summary import summarize
-from disttune.quantize.variants import variant_recipes
+from disttune.quantize.variant import variant_recipes
 from disttune.space.candidate import Candidate
 from tests.models import Graph, value
 from tests.quantize.engines import static
