@@ -7,7 +7,7 @@ import codecs
 import os
 from typing import IO
 
-TAIL_LINES = 20
+TAIL_LINES = 40  # a segmentation fault takes 25, and what was written before it is wanted, too
 TAIL_BYTES = 1 << 13
 PIPE_BYTES = 1 << 16
 PORTION_BYTES = 1 << 20  # read at a time, so that a flood does not keep the agent from its other work
