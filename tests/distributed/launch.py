@@ -98,12 +98,18 @@ class Launched:
             **popen,
         )
 
-    def wait(self, timeout_s: float = TIMEOUT_S) -> Ended:
-        """How it ended. When the time is over, everything that is left of it is, and the test fails."""
+    def wait(self, timeout_s: float = TIMEOUT_S, settling_s: float = 0.0) -> Ended:
+        """How it ended. When the time is over, everything that is left of it is, and the test fails.
+
+        Args:
+            timeout_s: for the command.
+            settling_s: for what may end a little later than the command.
+        """
         try:
             code = self.process.wait(timeout_s)
-            files = [p.name for p in self._temporary.iterdir() if not p.name.startswith(FILES_OF_MPI)]
-            left = (*(line for p in self.processes() if (line := _command_line(p))), *files)
+            until_s = time.monotonic() + settling_s
+            while (left := self._left()) and time.monotonic() < until_s:
+                time.sleep(0.05)
         except subprocess.TimeoutExpired:
             self.kill_all()
             pytest.fail(
@@ -114,6 +120,10 @@ class Launched:
             self.process.wait()
             shutil.rmtree(self._temporary, ignore_errors=True)
         return Ended(code, self.said(), self.told(), left)
+
+    def _left(self) -> tuple[str, ...]:
+        files = [p.name for p in self._temporary.iterdir() if not p.name.startswith(FILES_OF_MPI)]
+        return (*(line for p in self.processes() if (line := _command_line(p))), *files)
 
     def said(self) -> str:
         """Standard output so far."""
