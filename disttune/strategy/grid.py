@@ -1,13 +1,10 @@
 """Which grid a sampler walks: op by op, or op type by op type."""
 
-from typing import Literal
-
 from disttune.config.errors import InputError
 from disttune.space.dimensions import Dimensions, op_dimensions, op_type_dimensions
 from disttune.space.space import Space
 
 MAX_OP_DIMENSIONS = 30
-Level = Literal["op", "op_type"]
 
 
 def check_level(level: str | None, strategy: str) -> None:

@@ -1,6 +1,8 @@
 """A job folder for tests of the command line: a small model, data, an evaluation and a job file that work."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,3 +45,8 @@ def write_job(folder: Path) -> Path:
     samples = np.random.default_rng(0).standard_normal((16, 6)).astype(np.float32)
     np.savez(folder / "data.npz", x=samples, labels=np.arange(16) % 3)
     return folder / "job.toml"
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Of a finished run."""
+    return json.loads((folder / "result.json").read_text())

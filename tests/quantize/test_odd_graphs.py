@@ -18,7 +18,14 @@ FORMS = {
     "weights alone": (OpConfig("weight_only", Scheme("int8", True, "per_channel")), ("MatMul", "Gemm")),
     "float16": (OpConfig("float", float_type="float16"), ()),
 }
-CASES = [(name, form) for name in GRAPHS for form in FORMS]
+WITHOUT_MATRICES = {"shared bias", "resized", "normalized in groups", "names like new ones"}
+OF_MATRICES = {"dynamic", "weights alone"}
+CASES = [
+    (name, form)
+    for name in GRAPHS
+    for form in FORMS
+    if name not in WITHOUT_MATRICES or form not in OF_MATRICES
+]
 # What onnxruntime's quantizer does otherwise, each with its reason in the builder.
 OTHERWISE = {"names like new ones", "every tensor is an output"}
 
@@ -41,8 +48,7 @@ def test_every_form_of_a_graph_runs_and_stays_near_the_float_model(name, form):
     t = pair(name)
     config, types = FORMS[form]
     configs = t.everywhere(config, *types)
-    if not configs:
-        pytest.skip("the graph has no such op")
+    assert configs
     model = t.build_fast(configs)
     assert [v.name for v in model.graph.output] == [v.name for v in t.prepared.graph.output]
     for expected, found in zip(results(t.prepared, t.feeds), results(model, t.feeds), strict=True):
